@@ -1,0 +1,37 @@
+# `make demo` and `make test` each set up everything they need on a fresh machine.
+PYTHON   ?= python3
+PIP_ARGS ?=
+BIN      := .venv/bin
+
+.PHONY: install demo test test-fast check clean
+
+install: .venv/core.stamp
+
+demo: install
+	$(BIN)/minigpt demo
+
+test: .venv/dev.stamp
+	$(BIN)/pytest
+
+test-fast: .venv/dev.stamp
+	$(BIN)/pytest -m "not slow"
+
+check: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check --python .venv
+	$(MAKE) test
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/core.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e .
+	touch $@
+
+.venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	touch $@ .venv/core.stamp
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist build

@@ -1,0 +1,424 @@
+"""Presets, TOML files and single settings in; one checked `RunConfig` out, and back to TOML.
+
+Each setting is written down once: name, type, default, unit and reason, and the range it may have. `--help`, `run.toml`
+and the checks all read it from here.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from minigpt.errors import UserError
+
+
+def setting(
+    default: Any, doc: str, *, minimum: float | None = None, maximum: float | None = None
+) -> Any:
+    """Declare one field of a section: its default, what it is (with unit), and its inclusive range."""
+    return field(default=default, metadata={"doc": doc, "minimum": minimum, "maximum": maximum})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The shape of the transformer."""
+
+    vocab_size: int | None = setting(
+        None,
+        "ids that the model knows; none: the tokenizer's, from 4,096 on rounded up to a multiple of 64",
+        minimum=2,
+    )
+    block_size: int = setting(128, "context in tokens", minimum=1)
+    n_layer: int = setting(4, "blocks", minimum=1)
+    n_head: int = setting(4, "query heads", minimum=1)
+    n_kv_head: int | None = setting(
+        None, "key/value heads; none: n_head (multi-head), 1: multi-query", minimum=1
+    )
+    n_embd: int = setting(128, "channels of the residual stream", minimum=1)
+    head_dim: int | None = setting(None, "channels of a head; none: n_embd / n_head", minimum=1)
+    mlp_hidden: int | None = setting(
+        None,
+        "channels inside the MLP; none: 4 x n_embd, for swiglu 8/3 x n_embd up to a multiple of 64",
+        minimum=1,
+    )
+    position: Literal["rope", "learned"] = setting("rope", "how a token knows its place")
+    rope_theta: float = setting(10_000.0, "base of the rotary wavelengths", minimum=1.0)
+    norm: Literal["rmsnorm", "layernorm"] = setting("rmsnorm", "normalisation before each part")
+    norm_eps: float = setting(1e-5, "added to the variance", minimum=0.0)
+    mlp: Literal["swiglu", "gelu", "relu2"] = setting("swiglu", "activation of the MLP")
+    qk_norm: bool = setting(False, "RMSNorm on each query and key head before the rotation")
+    attention_gate: Literal["none", "silu"] = setting("none", "gate on the attention's output")
+    bias: bool = setting(False, "biases in linear layers and LayerNorm")
+    tie_embeddings: bool = setting(True, "the head shares the token embedding's weights")
+    dropout: float = setting(
+        0.0, "share of channels dropped in training, on the embedding and on each part's output",
+        minimum=0.0, maximum=0.99,
+    )
+
+    def resolve(self) -> Self:
+        """Return the same shape with every derived field written out.
+
+        Raises:
+            UserError: the shape contradicts itself; all contradictions are named.
+        """
+        check(self, "model")
+        if self.vocab_size is None:
+            raise UserError("model.vocab_size is not set; pass the tokenizer's vocab_size")
+        widened = 64 * math.ceil(8 * self.n_embd / 3 / 64)
+        return dataclasses.replace(
+            self,
+            n_kv_head=self.n_kv_head or self.n_head,
+            head_dim=self.head_dim or self.n_embd // self.n_head,
+            mlp_hidden=self.mlp_hidden or (widened if self.mlp == "swiglu" else 4 * self.n_embd),
+        )
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield what does not fit together, one sentence each."""
+        if self.head_dim is None and self.n_embd % self.n_head:
+            yield (
+                f"model.n_embd = {self.n_embd} is not divisible by model.n_head = {self.n_head}; "
+                f"take n_embd = {self.n_head * math.ceil(self.n_embd / self.n_head)} or set model.head_dim"
+            )
+        elif self.position == "rope" and (self.head_dim or self.n_embd // self.n_head) % 2:
+            yield (
+                f"rotary positions turn channels in pairs, but a head has "
+                f"{self.head_dim or self.n_embd // self.n_head} of them; take an even model.head_dim"
+            )
+        if self.n_kv_head and self.n_head % self.n_kv_head:
+            yield (
+                f"model.n_head = {self.n_head} is not divisible by model.n_kv_head = {self.n_kv_head}; "
+                "every key/value head serves the same number of query heads"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The text and how it becomes tokens."""
+
+    source: str = setting(
+        "python-docs", "a text file, a folder of them, - (standard input), or python-docs"
+    )
+    tokenizer: str = setting("bpe", "bpe or char, made from the text; or the path of a tokenizer.json")
+    vocab_size: int = setting(4096, "ids of a new bpe tokenizer, special tokens included", minimum=259)
+    val_fraction: float = setting(0.1, "share of the text held out", minimum=0.0001, maximum=0.9)
+    documents: Literal["join", "separate"] = setting(
+        "join", "whether attention looks across the end of a document"
+    )
+    seed: int = setting(0, "order of the batches", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW (Loshchilov and Hutter, 2019) and its schedule."""
+
+    lr: float = setting(1e-3, "highest learning rate", minimum=0.0)
+    weight_decay: float = setting(0.1, "decoupled decay, on matrices only", minimum=0.0)
+    beta1: float = setting(0.9, "decay of the mean gradient", minimum=0.0, maximum=0.9999)
+    beta2: float = setting(
+        0.99, "decay of the mean squared gradient; short runs and small batches like 0.99",
+        minimum=0.0, maximum=0.99999,
+    )
+    clip: float = setting(1.0, "largest norm of the gradient; 0: no limit", minimum=0.0)
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = setting(
+        "cosine", "from lr down to min_lr; wsd stays at lr and falls over the last fifth"
+    )
+    warmup_steps: int = setting(100, "steps from 0 up to lr", minimum=0)
+    min_lr: float = setting(0.0, "learning rate at the end", minimum=0.0)
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield what does not fit together, one sentence each."""
+        if self.min_lr > self.lr:
+            yield f"optim.min_lr = {self.min_lr} lies above optim.lr = {self.lr}; take a smaller min_lr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, in which portions, on what."""
+
+    steps: int | None = setting(None, "optimiser updates; the length of the run", minimum=1)
+    epochs: float | None = setting(None, "instead of steps: passes over the text", minimum=0.0001)
+    minutes: float | None = setting(
+        None, "instead of steps: wall time of the whole process", minimum=0.01
+    )
+    batch_size: int = setting(32, "sequences in a step", minimum=1)
+    micro_batch_size: int | None = setting(
+        None, "sequences in one forward and backward; none: the whole batch", minimum=1
+    )
+    eval_every: int = setting(250, "steps between evaluations", minimum=1)
+    eval_tokens: int = setting(
+        50_000, "held-out tokens in each of them, spread evenly; the last one takes all", minimum=1
+    )
+    sample_every: int | None = setting(
+        None, "steps between samples; none: after each evaluation", minimum=1
+    )
+    log_every: int = setting(10, "steps between lines of metrics.jsonl", minimum=1)
+    checkpoint_every: int = setting(250, "steps between checkpoints", minimum=1)
+    keep: int = setting(2, "checkpoints kept", minimum=1)
+    seed: int = setting(0, "first weights and dropout", minimum=0)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    dtype: Literal["auto", "fp32", "bf16"] = setting(
+        "auto", "precision of the products; auto: bf16 on a GPU that has it, fp32 elsewhere"
+    )
+    compile: bool = setting(False, "compile the step with torch.compile; pays in long runs")
+    recompute: bool = setting(False, "activation checkpointing: less memory, a third more time")
+    deterministic: bool = setting(False, "exact repetition on a GPU too, at some cost in speed")
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield what does not fit together, one sentence each."""
+        lengths = [name for name in RUN_LENGTHS if getattr(self, name) is not None]
+        if len(lengths) > 1:
+            yield f"train.{' and train.'.join(lengths)} both say how long to train; give one of them"
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            yield (
+                f"train.batch_size = {self.batch_size} is not a multiple of "
+                f"train.micro_batch_size = {self.micro_batch_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """How text is drawn from the model."""
+
+    prompt: str = setting("\n", "text to go on from")
+    max_tokens: int = setting(200, "new tokens", minimum=1)
+    temperature: float = setting(0.8, "below 1 bolder about the likely, 0: greedy", minimum=0.0)
+    top_k: int = setting(40, "only the k likeliest tokens; 0: all", minimum=0)
+    top_p: float = setting(
+        1.0, "only the likeliest tokens that make up this probability", minimum=0.0, maximum=1.0
+    )
+    num_samples: int = setting(1, "texts to draw, from seed, seed + 1, …", minimum=1)
+    seed: int = setting(0, "the same seed draws the same text", minimum=0)
+    greedy: bool = setting(False, "always the likeliest token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that a training run is made from; `run.toml` in Python."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+
+SECTIONS: dict[str, Any] = {
+    section.name: typing.get_type_hints(RunConfig)[section.name]
+    for section in dataclasses.fields(RunConfig)
+}
+RUN_LENGTHS = ("steps", "epochs", "minutes")
+DEFAULT_STEPS = 2000  # where none of the three lengths is given
+
+Layer = tuple[str, Mapping[str, Any]]  # where the settings come from, {section: {key: value}}
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
+def presets() -> list[str]:
+    """Return the names of the presets that come with the package."""
+    folder = resources.files("minigpt") / "presets"
+    return sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def preset_layer(name: str) -> Layer:
+    """Return the settings of a preset by name."""
+    if name not in presets():
+        raise UserError(
+            f"there is no preset {name!r}{did_you_mean(name, presets())}; presets: {', '.join(presets())}"
+        )
+    text = (resources.files("minigpt") / "presets" / f"{name}.toml").read_text()
+    return f"preset {name}", tomllib.loads(text)
+
+
+def file_layer(path: Path) -> Layer:
+    """Return the settings in a TOML file."""
+    try:
+        return str(path), tomllib.loads(path.read_bytes().decode())
+    except FileNotFoundError:
+        raise UserError(f"the settings file {path} does not exist; pass a TOML file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"the settings file {path} cannot be read as TOML: {error}") from None
+
+
+def build(layers: Iterable[Layer]) -> RunConfig:
+    """Lay settings over the defaults, later layers over earlier ones.
+
+    A layer that gives one of steps, epochs and minutes takes back the others from the layers before it.
+
+    Raises:
+        UserError: unknown keys (with the nearest name), wrong types, values out of range; all of them at once.
+    """
+    problems: list[str] = []
+    values: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    for origin, sections in layers:
+        lengths = [name for name in RUN_LENGTHS if _is_given(sections.get("train"), name)]
+        if len(lengths) > 1:
+            problems.append(f"{origin} gives train.{' and train.'.join(lengths)}; give one of them")
+        if lengths:
+            values["train"] = {k: v for k, v in values["train"].items() if k not in RUN_LENGTHS}
+        for name, section in sections.items():
+            if name not in SECTIONS or not isinstance(section, Mapping):
+                near = did_you_mean(name, SECTIONS)
+                problems.append(f"{origin}: unknown section [{name}]{near}")
+                continue
+            for key, value in section.items():
+                try:
+                    values[name][key] = convert(value, _field_types(SECTIONS[name])[key])
+                except KeyError:
+                    near = did_you_mean(key, _field_types(SECTIONS[name]))
+                    problems.append(f"{origin}: unknown setting {name}.{key}{near}")
+                except ValueError as error:
+                    problems.append(f"{origin}: {name}.{key} {error}")
+    known = {
+        name: SECTIONS[name](
+            **{k: v for k, v in section.items() if k in _field_types(SECTIONS[name])}
+        )
+        for name, section in values.items()
+    }
+    config = RunConfig(**known)
+    problems += _problems_of(config)
+    if problems:
+        raise UserError(_one_sentence(problems))
+    return config
+
+
+def convert(value: Any, wanted: Any) -> Any:
+    """Return `value` as `wanted`, one of the types that a setting may have.
+
+    Raises:
+        ValueError: it is something else; the message reads on from the setting's name.
+    """
+    choices = typing.get_args(wanted)
+    if isinstance(wanted, types.UnionType):
+        if value is None or value == "none":
+            return None
+        return convert(value, choices[0])
+    if typing.get_origin(wanted) is Literal:
+        if value not in choices:
+            near = did_you_mean(str(value), choices)
+            raise ValueError(f"is {value!r}; wanted one of {', '.join(choices)}{near}")
+        return value
+    if wanted is bool and value in ("true", "false"):
+        return value == "true"
+    if wanted in (int, float) and isinstance(value, str):
+        try:
+            return wanted(value)
+        except ValueError:
+            pass
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not wanted:
+        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[wanted]
+        raise ValueError(f"is {value!r}; wanted {kind}")
+    return value
+
+
+def check(config: Any, section: str | None = None) -> None:
+    """Refuse a configuration (or one section of it) that was built in Python and cannot work.
+
+    Raises:
+        UserError: everything that is wrong with it, at once.
+    """
+    problems = _problems_of(config) if section is None else list(_section_problems(section, config))
+    if problems:
+        raise UserError(_one_sentence(problems))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the known name nearest to `name`, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _problems_of(config: RunConfig) -> list[str]:
+    return [text for name in SECTIONS for text in _section_problems(name, getattr(config, name))]
+
+
+def _section_problems(name: str, section: Any) -> Iterator[str]:
+    sound = True
+    wanted = _field_types(type(section))
+    for item in dataclasses.fields(section):
+        value = getattr(section, item.name)
+        try:
+            convert(value, wanted[item.name])
+        except ValueError as error:
+            sound = False
+            yield f"{name}.{item.name} {error}"
+            continue
+        low, high = item.metadata["minimum"], item.metadata["maximum"]
+        if isinstance(value, int | float) and not _within(value, low, high):
+            sound = False
+            limits = f"at least {low}" + ("" if high is None else f" and at most {high}")
+            yield f"{name}.{item.name} is {value}; wanted {limits}"
+    if sound and hasattr(section, "contradictions"):
+        yield from section.contradictions()
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    return math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
+
+
+def _field_types(section: Any) -> dict[str, Any]:
+    return typing.get_type_hints(section)
+
+
+def _is_given(section: Any, key: str) -> bool:
+    return isinstance(section, Mapping) and section.get(key) is not None
+
+
+def _one_sentence(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} settings cannot be used:" + "".join(f"\n  - {text}" for text in problems)
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+
+
+def to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Return {section: {key: value}} of every setting."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(sections: Mapping[str, Any], origin: str) -> RunConfig:
+    """Return the configuration that `to_dict` or a TOML file came from."""
+    return build([(origin, sections)])
+
+
+def to_toml(config: RunConfig) -> str:
+    """Return every setting with its meaning as TOML; `none` stands as a comment, since TOML has no word for it."""
+    lines: list[str] = []
+    for name, section in ((name, getattr(config, name)) for name in SECTIONS):
+        lines.append(f"[{name}]")
+        for item in dataclasses.fields(section):
+            value = getattr(section, item.name)
+            text = f"# {item.name} = none" if value is None else f"{item.name} = {_toml_value(value)}"
+            lines.append(f"{text:<32}  # {item.metadata['doc']}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def changes(before: RunConfig, after: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return {"section.key": (before, after)} of the settings that differ."""
+    return {
+        f"{name}.{item.name}": (old, new)
+        for name in SECTIONS
+        for item in dataclasses.fields(getattr(before, name))
+        if (old := getattr(getattr(before, name), item.name))
+        != (new := getattr(getattr(after, name), item.name))
+    }

@@ -1,0 +1,77 @@
+"""Content in, a file out that is either whole or absent; and the reading of small files that may be damaged."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from minigpt.errors import UserError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what is written there takes its place when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush(path.parent)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, in one step: a reader sees the old file or the new one."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def replace_json(path: Path, content: Any) -> None:
+    """Write `content` to `path` as indented JSON, in one step."""
+    replace_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`.
+
+    Raises:
+        UserError: the file is missing, cut short, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; a JSON file was wanted there") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); restore or remove it") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a JSON {type(content).__name__}; an object was wanted")
+    return content
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Have the operating system put a file, or a folder's list of names, on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders; its file system records the names itself
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: `$MINIGPT_CACHE`, else `minigpt` in the user's cache."""
+    named = os.environ.get("MINIGPT_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minigpt"

@@ -1,0 +1,112 @@
+"""The part of a block that looks back: each position takes from the earlier ones what it asks for.
+
+Vaswani et al. (2017), section 3.2; grouped heads as in Ainslie et al. (2023), multi-query as in Shazeer (2019).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minigpt.config import ModelConfig
+from minigpt.model.rope import rotate
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the attention of each query over keys and values, (B, H, T, D).
+
+    Args:
+        query: (B, H, T, D).
+        key: (B, K, S, D), where K divides H: query head h uses key/value head h // (H / K).
+        value: like key.
+        mask: (T, S) or (B, 1, T, S), true where a query may look; None: a single query sees all, several are causal.
+    """
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None and query.size(2) > 1,
+        enable_gqa=query.size(1) != key.size(1),
+    )
+
+
+def attend_by_hand(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return what `attend` returns, written out: the oracle of the fused kernel."""
+    (_, H, T, D), S = query.shape, key.size(2)  # noqa: N806 - the letters of the legend
+    key, value = (x.repeat_interleave(H // x.size(1), dim=1) for x in (key, value))  # (B, H, S, D)
+    scores = query @ key.transpose(-2, -1) / D**0.5  # (B, H, T, S)
+    if mask is None:
+        mask = torch.ones(T, S, dtype=torch.bool, device=query.device).tril(S - T)
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+    return weights @ value
+
+
+class Cache:
+    """Keys and values of the positions already seen: attention writes, `GPT` advances once for all layers.
+
+    Attributes:
+        length: positions seen.
+        capacity: positions that fit.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        config = config.resolve()
+        self.length = 0
+        self.capacity = config.block_size
+        shape = (config.n_layer, 2, batch_size, config.n_kv_head, self.capacity, config.head_dim)
+        self._stored = torch.zeros(shape, device=device, dtype=dtype)
+
+    def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the keys and values of new positions, (B, K, T, D); return all of the layer's, (B, K, S, D)."""
+        end = self.length + key.size(2)
+        keys, values = self._stored[layer]
+        keys[:, :, self.length : end] = key
+        values[:, :, self.length : end] = value
+        return keys[:, :, :end], values[:, :, :end]
+
+
+class Attention(nn.Module):
+    """(B, T, C) -> (B, T, C), causal, with H query heads over K key/value heads."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        queries, keys = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+        self.query = nn.Linear(config.n_embd, queries, bias=config.bias)
+        self.key = nn.Linear(config.n_embd, keys, bias=config.bias)
+        self.value = nn.Linear(config.n_embd, keys, bias=config.bias)
+        self.output = nn.Linear(queries, config.n_embd, bias=config.bias)
+        normed = config.qk_norm
+        self.query_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps) if normed else None
+        self.key_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps) if normed else None
+        gated = config.attention_gate == "silu"
+        self.gate = nn.Linear(config.n_embd, queries, bias=config.bias) if gated else None
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Return what each position has gathered, (B, T, C)."""
+        query, key, value = (
+            part(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H or K, T, D)
+            for part in (self.query, self.key, self.value)
+        )
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if rotation is not None:
+            query, key = rotate(query, *rotation), rotate(key, *rotation)
+        if cache is not None:
+            key, value = cache.write(self.layer, key, value)
+        gathered = attend(query, key, value, mask).transpose(1, 2).flatten(2)  # (B, T, H * D)
+        if self.gate is not None:
+            gathered = gathered * F.silu(self.gate(x))
+        return self.output(gathered)

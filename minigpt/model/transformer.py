@@ -1,0 +1,127 @@
+"""Token ids in, logits out: a stack of blocks, each attention then MLP, on one stream of channels.
+
+Radford et al. (2019) with every part exchangeable (`ModelConfig`): up to the parts of Llama and Qwen3.
+"""
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from minigpt.config import ModelConfig
+from minigpt.model import families
+from minigpt.model.attention import Attention, Cache
+from minigpt.model.layers import MLP, make_norm
+from minigpt.model.rope import Rotary
+from minigpt.tokenizer import Tokenizer
+
+
+class Block(nn.Module):
+    """(B, T, C) -> (B, T, C): what attention gathers and what the MLP makes of it, added to the stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = make_norm(config)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = make_norm(config)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+        cache: Cache | None,
+    ) -> Tensor:
+        """Return the stream after this block, (B, T, C)."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer.
+
+    Attributes:
+        config: its shape, every derived field written out.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config = config.resolve()
+        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.position == "learned":
+            self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        else:
+            self.rotary = Rotary(config.head_dim, config.block_size, config.rope_theta)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.norm = make_norm(config)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.apply(self._initialise)
+        for block in self.blocks:  # 2L parts add to the stream; together they keep its scale (Radford et al., 2.3)
+            for projection in (block.attention.output, block.mlp.down):
+                nn.init.normal_(projection.weight, std=0.02 / (2 * config.n_layer) ** 0.5)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def hidden(
+        self, ids: Tensor, *, cache: Cache | None = None, documents: Tensor | None = None
+    ) -> Tensor:
+        """Return the stream after the last norm, (B, T, C).
+
+        Args:
+            ids: (B, T).
+            cache: what came before `ids`; afterwards it holds them too.
+            documents: (B, T), the document of each position; attention then stays inside it. Not with a cache.
+        """
+        start, new = 0 if cache is None else cache.length, ids.size(1)
+        if start + new > self.config.block_size:
+            raise ValueError(f"{start + new} positions, but block_size is {self.config.block_size}")
+        x = self.embedding(ids)  # (B, T, C)
+        if self.config.position == "learned":
+            x = x + self.position_embedding.weight[start : start + new]
+            rotation = None
+        else:
+            rotation = self.rotary(start, new)
+        mask = None
+        if documents is not None or (start and new > 1):  # else `attend` needs no mask
+            seen = torch.ones(new, start + new, dtype=torch.bool, device=ids.device)
+            mask = seen.tril(start)  # (T, S)
+        if documents is not None:
+            mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, rotation, mask, cache)
+        if cache is not None:
+            cache.length += new
+        return self.norm(x)
+
+    def forward(self, ids: Tensor, *, cache: Cache | None = None) -> Tensor:
+        """Return the logits of the token after each position, (B, T, V)."""
+        return self.head(self.hidden(ids, cache=cache))
+
+    def save_pretrained(self, folder: Path | str, tokenizer: Tokenizer | None = None) -> None:
+        """Write a Hugging Face model directory, with the tokenizer where one is given."""
+        families.write_model(Path(folder), self.config, self.state_dict(), tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """Return the model in a Hugging Face directory of a known family, in eval mode.
+
+        Raises:
+            UserError: not such a directory, a setting that this model does not have, or damaged tensors.
+        """
+        config, tensors = families.read_model(Path(folder))
+        model = cls(config)
+        families.check_tensors(Path(folder), model.state_dict(), tensors)
+        model.load_state_dict(tensors)
+        return model.eval()
+
+    @staticmethod
+    def _initialise(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,118 @@
+"""What a run stands on: device, precision, determinism; and what is put around a finished model."""
+
+import functools
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from minigpt.config import TrainConfig
+from minigpt.errors import UserError
+from minigpt.loss import TrainStep
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where the tensors live and in which precision products are taken."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def describe(self) -> dict[str, Any]:
+        """Return what equal results depend on."""
+        return {
+            "torch": torch.__version__,
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+        }
+
+    def wait(self) -> None:
+        """Return when the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def peak_memory_bytes(self) -> int:
+        """Return the most memory that the process (on a GPU: its tensors) has held."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        try:
+            import resource
+        except ModuleNotFoundError:  # Windows keeps no such figure
+            return 0
+        unit = 1 if platform.system() == "Darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def start_runtime(config: TrainConfig) -> Runtime:
+    """Set up this process for a run and return what it runs on.
+
+    On a CPU every operation is deterministic, always; on a GPU where `train.deterministic` asks for it.
+
+    Raises:
+        UserError: the device or the precision is not there.
+    """
+    device = pick_device(config.device)
+    deterministic = device.type == "cpu" or config.deterministic
+    if deterministic and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    # Filling fresh memory would only make reads of unwritten memory repeatable, and costs a pass over each tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.set_flush_denormal(True)  # numbers below 1e-38 take 5 to 50 times as long
+    torch.set_float32_matmul_precision("highest" if device.type == "cpu" else "high")
+    return Runtime(device, pick_dtype(config.dtype, device))
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of this name; auto: a GPU where there is one.
+
+    Raises:
+        UserError: it is unknown or not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"train.device is {name!r}; wanted auto, cpu, cuda, cuda:N or mps") from None
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type, False):
+        raise UserError(f"train.device is {name!r}, which this machine does not have; try auto or cpu")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the precision of products; auto: bf16 on a GPU that has it, else fp32."""
+    if name == "auto":
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if bf16 else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def prepare_step(step: TrainStep, runtime: Runtime, config: TrainConfig) -> TrainStep:
+    """Put around a finished model what its run asks for, from the inside out, and move it to its device.
+
+    In this order: recomputation of each block, precision, compilation. The parameters keep their names.
+    """
+    step.to(runtime.device)
+    if config.recompute:
+        for block in step.model.blocks:
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+    if runtime.dtype != torch.float32:
+        step.forward = torch.autocast(runtime.device.type, runtime.dtype)(step.forward)
+    if config.compile:
+        step.compile(dynamic=False)
+    return step

@@ -1,0 +1,198 @@
+"""A `tokenizer.json` in, `Tokenizer` out: the one that everything else uses, on the `tokenizers` library.
+
+The file is the standard one, so `transformers` and others read it too. Merges come from `trainer.py`, and the ids are
+those of `bpe.py`.
+"""
+
+import codecs
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+
+from minigpt.errors import UserError
+from minigpt.files import read_json, replace_json, replace_text
+from minigpt.tokenizer.bpe import BPE, Pair
+from minigpt.tokenizer.char import CharTable
+from minigpt.tokenizer.patterns import CHAT_TOKENS, END_OF_TEXT, PATTERNS
+
+
+class Tokenizer:
+    """Text to ids and back; bytes pairs or characters.
+
+    Attributes:
+        pieces: the bytes of each id; `len(pieces)` is `vocab_size`.
+        specials: special tokens by name.
+        eos_id: the id that ends a document, or None.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, eos: str = END_OF_TEXT) -> None:
+        self.backend = backend
+        backend.encode_special_tokens = True  # the name of a special token in a text is just text
+        content = json.loads(backend.to_str())
+        self.specials = {t["content"]: t["id"] for t in content["added_tokens"] if t["special"]}
+        self.eos_id = self.specials.get(eos)
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self.pieces = [b""] * (max(vocabulary.values()) + 1)
+        added = {token["content"] for token in content["added_tokens"]}
+        if content["model"]["type"] == "WordLevel":
+            self.kind = "char"
+            to_bytes = str.encode
+            ordinary = [name for name in vocabulary if name not in added]
+            self._table = CharTable(sorted(ordinary, key=vocabulary.__getitem__))
+        elif content["model"]["type"] == "BPE" and "ByteLevel" in json.dumps(content["decoder"]):
+            self.kind = "bpe"
+            to_bytes = _bytes_of
+        else:
+            raise UserError(
+                f"this tokenizer.json is of type {content['model']['type']}; "
+                "wanted a byte-level BPE or a character tokenizer"
+            )
+        for name, index in vocabulary.items():
+            self.pieces[index] = name.encode() if name in added else to_bytes(name)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens included."""
+        return len(self.pieces)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`.
+
+        Raises:
+            UserError: a character that a character tokenizer does not know, or half a surrogate pair.
+        """
+        return self.encode_array(text).tolist()
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """Return the ids of `text`, (tokens,) int64; errors as `encode`."""
+        if self.kind == "char":
+            return self._table.encode(text)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = ord(text[error.start])
+            raise UserError(
+                f"character {error.start} of the text is U+{half:04X}, half of a surrogate pair, which "
+                "is no Unicode text; remove it"
+            ) from None
+        return np.array(self.backend.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of `ids`, special tokens by name; broken UTF-8 becomes U+FFFD."""
+        return b"".join(self.pieces[i] for i in ids).decode(errors="replace")
+
+    def stream(self) -> "TextStream":
+        """Return a decoder that takes one id at a time and never shows half a character."""
+        return TextStream(self.pieces)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the tokenizer's content: equal for equal ids."""
+        return hashlib.sha256(self.backend.to_str().encode()).hexdigest()
+
+    def save(self, folder: Path | str) -> None:
+        """Write `tokenizer.json` and what `transformers` needs beside it into `folder`."""
+        folder = Path(folder)
+        end = END_OF_TEXT if self.eos_id is None else self.pieces[self.eos_id].decode()
+        # Without the class, a directory with a GPT-2 or Qwen3 config.json gets that family's tokenizer class, which
+        # reads a character tokenizer wrongly.
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": end,
+            "eos_token": end,
+            "pad_token": end,
+            "clean_up_tokenization_spaces": False,
+        }
+        replace_text(folder / "tokenizer.json", self.backend.to_str(pretty=True))
+        replace_json(folder / "tokenizer_config.json", settings)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Return the tokenizer in a folder or in a `tokenizer.json`.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        path = Path(path)
+        file = path / "tokenizer.json" if path.is_dir() else path
+        if not file.is_file():
+            raise UserError(
+                f"there is no tokenizer at {path}; pass a tokenizer.json or a folder that holds one"
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises the bare class
+            raise UserError(f"{file} is not a whole tokenizer.json: {error}") from None
+        beside = file.with_name("tokenizer_config.json")
+        eos = read_json(beside).get("eos_token") if beside.is_file() else None
+        return cls(backend, eos["content"] if isinstance(eos, dict) else eos or END_OF_TEXT)
+
+
+class TextStream:
+    """Ids in one at a time, text out as soon as its characters are whole."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._pieces = pieces
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        """Return the text that `token` completes; empty while a character is still open."""
+        return self._decoder.decode(self._pieces[token])
+
+    def finish(self) -> str:
+        """Return what is left; a character that never got whole becomes U+FFFD."""
+        return self._decoder.decode(b"", final=True)
+
+
+def bpe_tokenizer(merges: Sequence[Pair], pattern: str = "gpt2") -> Tokenizer:
+    """Return the tokenizer of these merges, with the end-of-text and the chat tokens reserved."""
+    specials = (END_OF_TEXT, *CHAT_TOKENS)
+    oracle = BPE(merges, pattern=pattern)
+    names = ["".join(_BYTE_NAMES[byte] for byte in piece) for piece in oracle.pieces]
+    backend = tokenizers.Tokenizer(
+        models.BPE(
+            vocab={name: i for i, name in enumerate(names)},
+            merges=[(names[left], names[right]) for left, right in merges],
+        )
+    )
+    if pattern == "gpt2":
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(tokenizers.Regex(PATTERNS[pattern]), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(name, special=True) for name in specials])
+    return Tokenizer(backend)
+
+
+def char_tokenizer(characters: Sequence[str]) -> Tokenizer:
+    """Return the tokenizer in which each of these characters is a token; end-of-text comes last."""
+    backend = tokenizers.Tokenizer(models.WordLevel({c: i for i, c in enumerate(characters)}))
+    backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True)])
+    return Tokenizer(backend)
+
+
+def _byte_names() -> list[str]:
+    """Return the printable character that stands for each byte in a byte-level `tokenizer.json` (GPT-2's table)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+_BYTE_NAMES = _byte_names()
+_BYTES = {name: byte for byte, name in enumerate(_BYTE_NAMES)}
+
+
+def _bytes_of(name: str) -> bytes:
+    return bytes(_BYTES[character] for character in name)
