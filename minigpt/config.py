@@ -198,6 +198,16 @@ class SampleConfig:
     seed: int = setting(0, "the same seed draws the same text", minimum=0)
     greedy: bool = setting(False, "always the likeliest token")
 
+    def drawing(self, number: int = 0) -> dict[str, Any]:
+        """Return what `sampling.stream` takes for the sample of this number."""
+        return {
+            "max_tokens": self.max_tokens,
+            "temperature": 0.0 if self.greedy else self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "seed": self.seed + number,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -263,7 +273,8 @@ def build(layers: Iterable[Layer]) -> RunConfig:
         lengths = [name for name in RUN_LENGTHS if _is_given(sections.get("train"), name)]
         if len(lengths) > 1:
             problems.append(f"{origin} gives train.{' and train.'.join(lengths)}; give one of them")
-        if lengths:
+            sections = {name: v for name, v in sections.items() if name != "train"}
+        elif lengths:
             values["train"] = {k: v for k, v in values["train"].items() if k not in RUN_LENGTHS}
         for name, section in sections.items():
             if name not in SECTIONS or not isinstance(section, Mapping):

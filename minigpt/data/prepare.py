@@ -62,10 +62,21 @@ def prepare(config: DataConfig, say: Callable[[str], None] = lambda line: None) 
         say(note)
     given = None if config.tokenizer in ("bpe", "char") else Tokenizer.load(config.tokenizer)
     fingerprint = _fingerprint(corpus, config, given)
-    folder = cache_folder() / "tokens" / fingerprint[:32]
-    if shards.read_manifest(folder) is None:
-        _write(folder, corpus, config, given, fingerprint, say)
+    if found := find_prepared(fingerprint):
+        return found
+    folder = _cached(fingerprint)
+    _write(folder, corpus, config, given, fingerprint, say)
     return open_prepared(folder)
+
+
+def find_prepared(fingerprint: str) -> Tokens | None:
+    """Return the tokens with this fingerprint from the cache, or None where they are not kept."""
+    folder = _cached(fingerprint)
+    return None if shards.read_manifest(folder) is None else open_prepared(folder)
+
+
+def _cached(fingerprint: str) -> Path:
+    return cache_folder() / "tokens" / fingerprint[:32]
 
 
 def open_prepared(folder: Path) -> Tokens:

@@ -1,0 +1,59 @@
+"""What any model must beat: guessing from counts. Exact, from the tokens that the model was trained on.
+
+Add-one smoothing (Laplace): with V ids, a token seen c times among n has probability (c + 1) / (n + V).
+"""
+
+import numpy as np
+
+from minigpt.evaluate.likelihood import Scale
+from minigpt.tokenizer import Tokenizer
+
+
+def baselines(
+    train: np.ndarray, val: np.ndarray, tokenizer: Tokenizer
+) -> dict[str, dict[str, float]]:
+    """Return {"uniform" | "unigram" | "bigram": {"loss", "bits_per_byte", "bits_per_char"}} on held-out tokens.
+
+    uniform knows nothing, unigram how common each token is, bigram which token follows the last one.
+
+    Args:
+        train: (tokens,) to count.
+        val: (tokens,) to foretell; all but the first are.
+        tokenizer: of both.
+    """
+    losses = {
+        "uniform": np.log(tokenizer.vocab_size),
+        "unigram": unigram_loss(train, val, tokenizer.vocab_size),
+        "bigram": bigram_loss(train, val, tokenizer.vocab_size),
+    }
+    scale, targets = Scale(tokenizer, val[1:]), len(val) - 1
+    return {
+        name: {
+            "loss": float(loss),
+            "bits_per_byte": scale.bits_per_byte(float(loss) * targets),
+            "bits_per_char": scale.bits_per_char(float(loss) * targets),
+        }
+        for name, loss in losses.items()
+    }
+
+
+def unigram_loss(train: np.ndarray, val: np.ndarray, vocab_size: int) -> float:
+    """Return nats per token of `val` without its first, from the counts of single tokens."""
+    counts = np.bincount(train, minlength=vocab_size)
+    return float(-np.log((counts[val[1:]] + 1) / (len(train) + vocab_size)).mean())
+
+
+def bigram_loss(train: np.ndarray, val: np.ndarray, vocab_size: int) -> float:
+    """Return nats per token of `val` without its first, from the counts of pairs of neighbours."""
+    pairs, pair_counts = np.unique(_pair_codes(train, vocab_size), return_counts=True)
+    wanted = _pair_codes(val, vocab_size)
+    found = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
+    counts = np.where(pairs[found] == wanted, pair_counts[found], 0)
+    before = np.bincount(train[:-1], minlength=vocab_size)[val[:-1]]
+    return float(-np.log((counts + 1) / (before + vocab_size)).mean())
+
+
+def _pair_codes(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Return one number for each pair of neighbours, (tokens - 1,) int64."""
+    tokens = tokens.astype(np.int64)
+    return tokens[:-1] * vocab_size + tokens[1:]

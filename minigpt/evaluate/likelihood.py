@@ -1,0 +1,113 @@
+"""A model and tokens in; loss, perplexity, bits per byte and per character out. Deterministic: no random choice."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from minigpt.data.batches import make_batch
+from minigpt.errors import UserError
+from minigpt.loss import IGNORED, TrainStep
+from minigpt.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How well a model foretells a text.
+
+    Attributes:
+        loss: nats per token.
+        perplexity: exp(loss).
+        bits_per_byte, bits_per_char: of the UTF-8 of the text; comparable across tokenizers.
+        tokens: how many were foretold.
+        seconds: wall time.
+    """
+
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    bits_per_char: float
+    tokens: int
+    seconds: float
+
+
+class Scale:
+    """Turns nats over tokens into bits over the bytes and characters that those tokens stand for."""
+
+    def __init__(self, tokenizer: Tokenizer, targets: np.ndarray) -> None:
+        """Count the bytes and characters of `targets`, (tokens,); special tokens stand for none."""
+        special = set(tokenizer.specials.values())
+        pieces = [b"" if i in special else piece for i, piece in enumerate(tokenizer.pieces)]
+        counts = np.bincount(targets, minlength=len(pieces))
+        # A character is counted at its first byte: one that is not 10xxxxxx (UTF-8 may be split over tokens).
+        starts = [sum((byte & 0xC0) != 0x80 for byte in piece) for piece in pieces]
+        self.bytes = int(counts @ np.array([len(piece) for piece in pieces]))
+        self.chars = int(counts @ np.array(starts))
+
+    def bits_per_byte(self, nats: float) -> float:
+        """Return the bits per byte of a text that cost `nats` in all."""
+        return nats / math.log(2) / max(1, self.bytes)
+
+    def bits_per_char(self, nats: float) -> float:
+        """Return the bits per character of a text that cost `nats` in all."""
+        return nats / math.log(2) / max(1, self.chars)
+
+
+@torch.no_grad()
+def evaluate(
+    step: TrainStep,
+    tokens: np.ndarray,
+    tokenizer: Tokenizer,
+    *,
+    batch_size: int = 32,
+    max_tokens: int | None = None,
+    separator: int | None = None,
+) -> Likelihood:
+    """Return how well the model foretells `tokens`, in one pass over windows that do not overlap.
+
+    Every token but the first is foretold once, from what precedes it in its window. With `max_tokens` only some of the
+    windows are taken, evenly spread, always the same.
+
+    Raises:
+        UserError: fewer than two tokens.
+    """
+    if len(tokens) < 2:
+        raise UserError(
+            f"the held-out part has {len(tokens)} tokens; at least 2 are needed, so hold out more "
+            "(data.val_fraction) or use more text"
+        )
+    started, training = time.perf_counter(), step.training
+    block_size, device = step.model.config.block_size, step.model.head.weight.device
+    starts = np.arange(0, len(tokens) - 1, block_size)
+    if max_tokens is not None and max_tokens < len(tokens) - 1:
+        wanted = max(1, max_tokens // block_size)
+        starts = starts[np.linspace(0, len(starts) - 1, wanted).round().astype(int)]
+    step.eval()
+    nats, targets = 0.0, []
+    for i in range(0, len(starts), batch_size):
+        windows = [_window(tokens, start, block_size) for start in starts[i : i + batch_size]]
+        batch = make_batch(np.stack(windows), separator)
+        targets.append(batch.targets[batch.targets != IGNORED].numpy())
+        batch = batch.to(device)
+        nats += step(batch.ids.clamp(min=0), batch.targets, batch.documents)[0].double().item()
+    step.train(training)
+    foretold = np.concatenate(targets)
+    scale, loss = Scale(tokenizer, foretold), nats / len(foretold)
+    return Likelihood(
+        loss=loss,
+        perplexity=math.exp(min(loss, 700.0)),
+        bits_per_byte=scale.bits_per_byte(nats),
+        bits_per_char=scale.bits_per_char(nats),
+        tokens=len(foretold),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _window(tokens: np.ndarray, start: int, block_size: int) -> np.ndarray:
+    """Return block_size + 1 tokens; past the end of the text stands -100, which is not counted."""
+    window = np.full(block_size + 1, IGNORED, dtype=np.int64)
+    part = tokens[start : start + block_size + 1]
+    window[: len(part)] = part
+    return window

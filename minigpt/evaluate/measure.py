@@ -1,0 +1,80 @@
+"""A run directory in; its likelihoods on held-out text out, beside the baselines from the text it was trained on."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigpt.config import TrainConfig
+from minigpt.data.corpora import read_corpus
+from minigpt.data.prepare import Tokens, find_prepared, joined, prepare
+from minigpt.errors import UserError
+from minigpt.evaluate.baselines import baselines
+from minigpt.evaluate.likelihood import evaluate
+from minigpt.files import read_json
+from minigpt.loss import TrainStep
+from minigpt.rundir import RunDir, load
+from minigpt.runtime import prepare_step, start_runtime
+
+
+def measure(run: Path, data: str | None = None, device: str = "auto") -> dict[str, Any]:
+    """Return loss, perplexity, bits per byte and per character, tokens, seconds, and the baselines where there are some.
+
+    Args:
+        run: a run directory, one of its checkpoints, or a Hugging Face directory.
+        data: a text to measure on; None: the held-out part of the run.
+        device: where.
+
+    Raises:
+        UserError: nothing to load, or no text to measure on.
+    """
+    model, tokenizer = load(run)
+    settings = TrainConfig(device=device)
+    step = prepare_step(TrainStep(model), start_runtime(settings), settings)
+    if data is None:
+        tokens = tokens_of(run)
+        val, compared = tokens.val, baselines(tokens.train, tokens.val, tokenizer)
+    else:
+        val, compared = np.concatenate(list(joined(read_corpus(data).documents, tokenizer))), {}
+    found = evaluate(step, val, tokenizer)
+    return dataclasses.asdict(found) | {"baselines": compared}
+
+
+def tokens_of(run: Path) -> Tokens:
+    """Return the tokens that a run was trained and evaluated on: from the cache, or made again from its source.
+
+    Raises:
+        UserError: `run` is no run, or its text is gone or has changed.
+    """
+    folder = run.parent.parent if run.parent.name == "checkpoints" else run
+    if not (folder / "data.json").is_file():
+        raise UserError(f"{run} does not say what it was trained on; pass a text with --data")
+    fingerprint = read_json(folder / "data.json").get("fingerprint", "")
+    if found := find_prepared(fingerprint):
+        return found
+    tokens = prepare(RunDir.open(folder).config.data)
+    if tokens.fingerprint != fingerprint:
+        raise UserError(
+            f"the text that {folder} was trained on has changed; pass the text to measure on with --data"
+        )
+    return tokens
+
+
+def as_table(measured: dict[str, dict[str, Any]]) -> str:
+    """Return measurements by name as a table in plain text, each followed by its baselines."""
+    head = ("", "loss", "perplexity", "bits/byte", "bits/char", "tokens", "seconds")
+    rows = [head]
+    for name, found in measured.items():
+        bits = (f"{found['bits_per_byte']:.4f}", f"{found['bits_per_char']:.4f}")
+        counts = (f"{found['tokens']:,}", f"{found['seconds']:.1f}")
+        rows.append((name, f"{found['loss']:.4f}", f"{found['perplexity']:.2f}", *bits, *counts))
+        for baseline, known in found["baselines"].items():
+            bits = (f"{known['bits_per_byte']:.4f}", f"{known['bits_per_char']:.4f}")
+            loss = known["loss"]
+            rows.append((f"  {baseline}", f"{loss:.4f}", f"{np.exp(loss):.2f}", *bits, "", ""))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in rows
+    )

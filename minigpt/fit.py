@@ -1,0 +1,137 @@
+"""The training loop: batches in, better weights out. Pretraining and fine-tuning differ in what they pass in."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from minigpt.data.batches import Batch
+from minigpt.loss import IGNORED, TrainStep
+
+
+@dataclass
+class Progress:
+    """How far a run is: with weights and optimiser, all that its future depends on.
+
+    Attributes:
+        step: updates done.
+        tokens: tokens trained on.
+        seconds: spent in updates; evaluation, sampling and saving are not counted.
+        losses: of the steps since the last line of the log, in nats per token.
+        logged: step, tokens and seconds at the last line of the log.
+        best_loss, best_step: the lowest held-out loss so far and when it was.
+        row: the next line of the log, until it is written.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    losses: list[Any] = field(default_factory=list)
+    logged: tuple[int, float] = (0, 0.0)
+    best_loss: float | None = None
+    best_step: int = 0
+    row: dict[str, Any] = field(default_factory=dict)
+
+
+class Job(Protocol):
+    """What `fit` works on: the parts of a run, and what is done with it every so often."""
+
+    step: TrainStep
+    optimizer: torch.optim.Optimizer
+    steps: int
+    clip: float
+    seed: int
+
+    def batches(self, step: int) -> list[Batch]:
+        """Return the micro-batches of a step, on the device."""
+        ...
+
+    def learning_rate(self, update: int) -> float:
+        """Return the learning rate of an update, counted from 1."""
+        ...
+
+    def is_due(self, what: str, step: int) -> bool:
+        """Return whether to "save", "evaluate" or "log" after `step` updates."""
+        ...
+
+    def should_stop(self) -> bool:
+        """Return whether somebody wants the run to end early."""
+        ...
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint."""
+        ...
+
+    def evaluate(self, progress: Progress) -> None:
+        """Add the held-out loss to `progress.row` and keep the best weights."""
+        ...
+
+    def report(self, progress: Progress) -> None:
+        """Write `progress.row`, where there is one, to the log and empty it; show how far the run is."""
+        ...
+
+
+def update(
+    step: TrainStep, optimizer: torch.optim.Optimizer, batches: list[Batch], clip: float
+) -> tuple[Tensor, Tensor]:
+    """Do one step of the optimiser; return the loss in nats per token and the norm of the gradient.
+
+    The loss is divided by the counted targets of the whole step, so micro-batches equal one large batch.
+    """
+    counted = torch.stack([(batch.targets != IGNORED).sum() for batch in batches]).sum()
+    losses = []
+    for batch in batches:
+        loss_sum, _ = step(batch.ids, batch.targets, batch.documents)
+        (loss_sum / counted).backward()
+        losses.append(loss_sum.detach())
+    norm = torch.nn.utils.clip_grad_norm_(step.parameters(), clip or float("inf"))
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return torch.stack(losses).sum() / counted, norm
+
+
+def fit(job: Job, progress: Progress) -> None:
+    """Bring `progress` to `job.steps`, or to where somebody wants it to stop.
+
+    What is due after a step is done in this order: checkpoint, evaluation, log. A run that is resumed from a checkpoint
+    therefore repeats what was due at it.
+    """
+    while True:
+        ended = progress.step >= job.steps
+        stopped = job.should_stop() and not ended
+        if job.is_due("save", progress.step) or ended or stopped:
+            job.save(progress)
+        if stopped:
+            return
+        if job.is_due("evaluate", progress.step) or ended:
+            job.evaluate(progress)
+        job.report(progress)
+        if ended:
+            return
+        advance(job, progress)
+
+
+def advance(job: Job, progress: Progress) -> None:
+    """Do the next update and add what it cost and brought to `progress`."""
+    started = time.perf_counter()
+    rate = job.learning_rate(progress.step + 1)
+    for group in job.optimizer.param_groups:
+        group["lr"] = rate
+    # Dropout is a function of (seed, step), so there is no random state to save.
+    torch.manual_seed(job.seed * 1_000_003 + progress.step)
+    batches = job.batches(progress.step)
+    loss, norm = update(job.step, job.optimizer, batches, job.clip)
+    progress.step += 1
+    progress.tokens += sum(batch.ids.numel() for batch in batches)
+    progress.losses.append(loss)
+    log_due = job.is_due("log", progress.step) or progress.step == job.steps
+    train_loss = float(torch.stack(progress.losses).mean()) if log_due else 0.0  # waits for the device
+    progress.seconds += time.perf_counter() - started
+    if log_due:
+        tokens, seconds = progress.logged
+        speed = (progress.tokens - tokens) / (progress.seconds - seconds)
+        progress.row |= {"train_loss": train_loss, "lr": rate, "grad_norm": float(norm)}
+        progress.row |= {"tokens_per_second": round(speed)}
+        progress.losses, progress.logged = [], (progress.tokens, progress.seconds)

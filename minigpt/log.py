@@ -1,0 +1,121 @@
+"""What a run says: to the terminal, to `train.log`, to `metrics.jsonl` and to `samples.txt`."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+FILES = ("metrics.jsonl", "samples.txt", "train.log")
+PLAIN_EVERY = 10.0  # seconds between two lines of progress where the terminal cannot redraw one
+
+
+class Log:
+    """The voice of one run. Progress goes to standard error; the files are those of the run directory.
+
+    As a context manager it shows a live line while the block runs.
+    """
+
+    def __init__(self, folder: Path | None = None, *, total_steps: int = 0) -> None:
+        """Speak for the run in `folder`; None: to the terminal only."""
+        self.folder = folder
+        self.total_steps = total_steps
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._live: Progress | None = None
+        self._said_at = -PLAIN_EVERY
+
+    def say(self, line: str = "") -> None:
+        """Say a line to the terminal and to `train.log`."""
+        self.console.print(line, markup=False)
+        self._append("train.log", line + "\n")
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Write one object to `metrics.jsonl` and show it."""
+        self._append("metrics.jsonl", json.dumps(row) + "\n")
+        line = describe_row(row, self.total_steps)
+        self._append("train.log", line + "\n")
+        due = "val_loss" in row or time.monotonic() - self._said_at > PLAIN_EVERY
+        if self._live:
+            if "val_loss" in row:
+                self.console.print(line, markup=False)
+            if "train_loss" in row:
+                self._live.update(self._task, loss=f"{row['train_loss']:.3f}")
+                self._live.update(self._task, speed=f"{row['tokens_per_second']:,.0f}")
+        elif due:
+            self.console.print(line, markup=False)
+            self._said_at = time.monotonic()
+
+    def step(self, step: int) -> None:
+        """Move the live line to a step."""
+        if self._live:
+            self._live.update(self._task, completed=step)
+
+    def samples(self, step: int, texts: list[str]) -> None:
+        """Write texts drawn at a step to `samples.txt`, and show the beginning of the first."""
+        for text in texts:
+            self._append("samples.txt", f"--- step {step}\n{text}\n\n")
+        shown = " ".join(texts[0].split())
+        self.console.print(f"    “{shown[:100]}{'…' if len(shown) > 100 else ''}”", markup=False)
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many bytes of each file there are."""
+        return {name: path.stat().st_size for name in FILES if (path := self._path(name)).is_file()}
+
+    def cut(self, sizes: dict[str, int]) -> None:
+        """Cut each file back to what `sizes` returned then."""
+        for name in FILES:
+            path = self._path(name)
+            if path.is_file() and path.stat().st_size > sizes.get(name, 0):
+                with path.open("r+b") as file:
+                    file.truncate(sizes.get(name, 0))
+
+    def __enter__(self) -> Self:
+        """Show the live line, where the terminal can redraw one."""
+        if self.console.is_terminal:
+            columns = (
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]}"),
+                TextColumn("{task.fields[speed]} tok/s"),
+                TimeRemainingColumn(compact=True),
+            )
+            self._live = Progress(*columns, console=self.console, transient=True, expand=True)
+            self._task = self._live.add_task("train", total=self.total_steps, loss="–", speed="–")
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Take the live line away."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def _path(self, name: str) -> Path:
+        return (self.folder or Path()) / name
+
+    def _append(self, name: str, text: str) -> None:
+        if self.folder is not None and self.folder.is_dir():  # else nothing has been begun yet
+            with self._path(name).open("a", encoding="utf-8") as file:
+                file.write(text)
+
+
+def describe_row(row: dict[str, Any], total_steps: int) -> str:
+    """Return a row of `metrics.jsonl` as a line to read."""
+    parts = [f"step {row['step']:>{len(str(total_steps))}}/{total_steps}"]
+    if "train_loss" in row:
+        parts.append(f"loss {row['train_loss']:.4f}")
+    if "val_loss" in row:
+        parts.append(f"held-out {row['val_loss']:.4f} ({row['val_bits_per_byte']:.3f} bits/byte)")
+    if "tokens_per_second" in row:
+        parts.append(f"{row['tokens_per_second']:,.0f} tok/s")
+    parts.append(f"{row['seconds']:.0f} s")
+    return "  ".join(parts)
+
+
+def results(text: str) -> None:
+    """Write a result to standard output."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,200 @@
+"""The run directory: a Hugging Face model directory that also holds all that an exact resume needs.
+
+Nothing in it is ever half there. A checkpoint is written under a hidden name, flushed, and renamed when whole; files in
+the root take the place of older ones in one step. No pickle is read or written.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from minigpt.config import RunConfig, file_layer, from_dict, to_toml
+from minigpt.errors import UserError
+from minigpt.files import flush, read_json, replace_json, replace_text, sha256_of
+from minigpt.model.families import read_tensors
+from minigpt.model.transformer import GPT
+from minigpt.tokenizer import Tokenizer
+
+MANIFEST, STATE, OPTIMIZER = "manifest.json", "state.json", "optimizer.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One whole checkpoint on disk: a model directory with `state.json` and the optimiser's tensors."""
+
+    path: Path
+
+    def state(self) -> dict[str, Any]:
+        """Return what was passed to `save_checkpoint`."""
+        return read_json(self.path / STATE)
+
+    def optimizer(self) -> dict[str, Tensor]:
+        """Return the optimiser's tensors by name."""
+        return read_tensors(self.path / OPTIMIZER)
+
+    def fault(self) -> str | None:
+        """Return what is wrong with the files, by size first and then by SHA-256, or None when all are whole."""
+        try:
+            files = read_json(self.path / MANIFEST)["files"]
+        except (UserError, KeyError):
+            return "its manifest is missing or damaged"
+        for name, wanted in files.items():
+            file = self.path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != wanted["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes instead of {wanted['bytes']}"
+            if sha256_of(file) != wanted["sha256"]:
+                return f"the content of {name} has changed"
+        return None
+
+
+class RunDir:
+    """A folder of one training run."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+
+    def create(self, config: RunConfig, data: dict[str, Any]) -> None:
+        """Make the folder; record the settings of the run and what it is trained on."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"the run directory {self.path} cannot be made: {error.strerror}"
+            ) from None
+        replace_text(self.path / "run.toml", to_toml(config))
+        replace_json(self.path / "data.json", data)
+
+    def check_free(self) -> None:
+        """Refuse a folder that holds something else than a run.
+
+        Raises:
+            UserError: it does, or it is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; a run needs a folder of its own (--out)")
+        ours = (self.path / "run.toml").is_file()
+        if self.path.is_dir() and any(self.path.iterdir()) and not ours:
+            raise UserError(f"{self.path} holds files that are not of a run; choose another --out")
+
+    @classmethod
+    def open(cls, path: Path | str) -> "RunDir":
+        """Return the run at `path`.
+
+        Raises:
+            UserError: there is none.
+        """
+        run = cls(path)
+        if not (run.path / "run.toml").is_file():
+            raise UserError(f"{path} is no run directory (it has no run.toml); pass one that train made")
+        return run
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings of the run, as resolved."""
+        return from_dict(file_layer(self.path / "run.toml")[1], str(self.path / "run.toml"))
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The objects of `metrics.jsonl`, without a last line that is still being written."""
+        path = self.path / "metrics.jsonl"
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def save_checkpoint(
+        self,
+        step: int,
+        model: GPT,
+        tokenizer: Tokenizer,
+        optimizer: dict[str, Tensor],
+        state: dict[str, Any],
+        keep: int,
+    ) -> Checkpoint:
+        """Write the checkpoint of a step and remove all but the last `keep`."""
+        final = self.checkpoints / f"step-{step:08d}"
+        with self._appearing(final) as folder:
+            model.save_pretrained(folder, tokenizer)
+            safetensors.torch.save_file(optimizer, folder / OPTIMIZER)
+            flush(folder / OPTIMIZER)
+            replace_json(folder / STATE, state)
+            files = {
+                file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+                for file in sorted(folder.iterdir())
+            }
+            replace_json(folder / MANIFEST, {"files": files})
+        for old in self._checkpoint_folders()[keep:]:
+            shutil.rmtree(old)
+        return Checkpoint(final)
+
+    def newest_whole(self) -> tuple[Checkpoint | None, list[str]]:
+        """Return the newest checkpoint that is whole, and a sentence for each newer one that is not."""
+        skipped: list[str] = []
+        for folder in self._checkpoint_folders():
+            fault = Checkpoint(folder).fault()
+            if fault is None:
+                return Checkpoint(folder), skipped
+            skipped.append(f"skipped the damaged checkpoint {folder.name}: {fault}")
+        return None, skipped
+
+    def publish_best(self, model: GPT, tokenizer: Tokenizer) -> None:
+        """Make these weights the ones that everybody sees who loads the run."""
+        model.save_pretrained(self.path, tokenizer)
+
+    def clear(self) -> None:
+        """Remove what a run has written here, and nothing else."""
+        for name in ("metrics.jsonl", "samples.txt", "train.log", "run.toml", "data.json"):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def _checkpoint_folders(self) -> list[Path]:
+        """The folders under final names, the newest first."""
+        return sorted(self.checkpoints.glob("step-*"), reverse=True)
+
+    @contextlib.contextmanager
+    def _appearing(self, final: Path) -> Iterator[Path]:
+        """Give a folder to write into that becomes `final` when the block ends well."""
+        hidden = final.with_name(f".{final.name}.tmp")
+        shutil.rmtree(hidden, ignore_errors=True)  # of a run that was killed while writing
+        hidden.mkdir(parents=True)
+        try:
+            yield hidden
+            flush(hidden)
+            if final.exists():  # a damaged one, or the same one from before a resume
+                shutil.rmtree(final)
+            os.replace(hidden, final)
+            flush(final.parent)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def load(run: Path | str) -> tuple[GPT, Tokenizer]:
+    """Return model (in eval mode) and tokenizer of a run, one of its checkpoints, or a Hugging Face directory.
+
+    Raises:
+        UserError: it is none of these, it is damaged, or tokenizer and model do not fit.
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        raise UserError(f"there is no run at {folder}; pass a folder that minigpt train made")
+    model, tokenizer = GPT.from_pretrained(folder), Tokenizer.load(folder)
+    check_fit(model, tokenizer, str(folder))
+    return model, tokenizer
+
+
+def check_fit(model: GPT, tokenizer: Tokenizer, where: str) -> None:
+    """Refuse a tokenizer with more ids than the model has rows for."""
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(
+            f"{where}: the tokenizer has {tokenizer.vocab_size:,} ids but the model was built for "
+            f"{model.config.vocab_size:,}; use the tokenizer and the model of one run"
+        )
