@@ -23,7 +23,7 @@ _WHERE = {
     "train": "minigpt.pretrain",
 }
 
-__all__ = sorted(_WHERE)  # noqa: PLE0605
+__all__ = sorted(_WHERE)
 __version__ = "0.1.0"
 
 

@@ -26,7 +26,13 @@ app = App(
 _started = time.monotonic()
 
 JSON = Annotated[
-    bool, Parameter(name="--json", negative="", show_default=False, help="Print one JSON object as the last line.")
+    bool,
+    Parameter(
+        name="--json",
+        negative="",
+        show_default=False,
+        help="Print one JSON object as the last line.",
+    ),
 ]
 FLAG = Annotated[bool, Parameter(negative="", show_default=False)]
 TEXT = Parameter(allow_leading_hyphen=True)
@@ -40,7 +46,7 @@ def run(started: float, arguments: Sequence[str] | None = None) -> int:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         command(*bound.args, **bound.kwargs)
     except (UserError, CycloptsError) as error:
-        print(f"minigpt: {error}", file=sys.stderr)
+        _note(f"minigpt: {error}")
         return 2
     except KeyboardInterrupt:
         return 130
@@ -53,7 +59,7 @@ def run(started: float, arguments: Sequence[str] | None = None) -> int:
 # -------------------------------------------------------------------------------------------------------- settings
 
 
-def _options(section: type) -> Any:
+def _options(section: Any) -> Any:
     """Return a dataclass with the fields of a section as options: None where nothing is given.
 
     Values stay text until they are checked together with presets and files, so that all problems are said at once.
@@ -61,12 +67,11 @@ def _options(section: type) -> Any:
     hints = get_type_hints(section)
     fields = []
     for item in dataclasses.fields(section):
-        kind = bool if hints[item.name] is bool else str
-        default = "none" if item.default is None else item.default
+        kind: Any = bool if hints[item.name] is bool else str
         choices = get_args(hints[item.name]) if Literal is _origin(hints[item.name]) else ()
         listed = f" One of {', '.join(choices)}." if choices else ""
         parameter = Parameter(
-            help=f"{item.metadata['doc']}.{listed} [default: {default!r}]".replace("'", ""),
+            help=f"{item.metadata['doc']}.{listed} [default: {item.default}]",
             show_default=False,
             allow_leading_hyphen=True,
         )
@@ -82,7 +87,7 @@ def _all_options() -> Any:
     """Return a dataclass with the options of every section, each section in a group of its own in the help."""
     fields = []
     for place, (name, section) in enumerate(config.SECTIONS.items(), start=1):
-        options = _options(section)
+        options: Any = _options(section)
         group = Group(f"--{name}.… {section.__doc__}", sort_key=place)
         fields.append((name, Annotated[options, Parameter(group=group)], options()))
     return _dataclass("Options", fields)
@@ -90,12 +95,14 @@ def _all_options() -> Any:
 
 def _dataclass(name: str, fields: list[Any]) -> Any:
     made = dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True)
-    made.__module__ = __name__  # made here; cyclopts takes no options from the standard library's classes
+    # As made in this module; cyclopts reads no options from classes of the standard library.
+    made.__module__ = __name__
     return made
 
 
-Options = _all_options()
-SampleOptions = _options(SampleConfig)
+Options: Any = _all_options()
+SampleOptions: Any = _options(SampleConfig)
+NO_OPTIONS, NO_SAMPLE_OPTIONS = Options(), SampleOptions()
 
 
 def _given(options: Any) -> dict[str, Any]:
@@ -132,7 +139,9 @@ def _out(out: Path | None, preset: str | None, data: str | None) -> Path:
 
 
 @app.command
-def demo(*, minutes: str = "1", out: Path = Path("runs/demo"), again: FLAG = False, as_json: JSON = False) -> None:
+def demo(
+    *, minutes: str = "1", out: Path = Path("runs/demo"), again: FLAG = False, as_json: JSON = False
+) -> None:
     """Train a first GPT on the documentation of this Python: offline, on a CPU, in a minute or two.
 
     Example: minigpt demo --minutes 2
@@ -156,7 +165,9 @@ def demo(*, minutes: str = "1", out: Path = Path("runs/demo"), again: FLAG = Fal
 def train(
     *,
     preset: str | None = None,
-    files: Annotated[tuple[Path, ...], Parameter(name="--config", negative="", show_default=False)] = (),
+    files: Annotated[
+        tuple[Path, ...], Parameter(name="--config", negative="", show_default=False)
+    ] = (),
     data: Annotated[str | None, TEXT] = None,
     out: Path | None = None,
     minutes: str | None = None,
@@ -164,7 +175,7 @@ def train(
     override: FLAG = False,
     again: FLAG = False,
     as_json: JSON = False,
-    options: Annotated[Options, Parameter(name="*")] = Options(),
+    options: Annotated[Any, Parameter(name="*")] = NO_OPTIONS,
 ) -> None:
     """Train a GPT on a text, or go on where the run in --out stopped.
 
@@ -202,7 +213,7 @@ def train(
 def sample(
     run: Path,
     *,
-    options: Annotated[SampleOptions, Parameter(name="*")] = SampleOptions(),
+    options: Annotated[Any, Parameter(name="*")] = NO_SAMPLE_OPTIONS,
     as_json: JSON = False,
 ) -> None:
     """Draw text from a trained model, on standard output as it is made.
@@ -265,7 +276,7 @@ def eval(
     from minigpt.evaluate.measure import as_table, measure
 
     measured = {str(path): measure(path, data, device) for path in (run, *more)}
-    print(as_table(measured))
+    _result(as_table(measured))
     results = list(measured.values())
     _end(as_json, results[0] if len(results) == 1 else results)
 
@@ -278,9 +289,13 @@ def _standard_input() -> str:
 
 
 def _note(line: str) -> None:
-    print(line, file=sys.stderr)
+    sys.stderr.write(line + "\n")
+
+
+def _result(text: str) -> None:
+    sys.stdout.write(text + "\n")
 
 
 def _end(as_json: bool, result: Any) -> None:
     if as_json:
-        print(json.dumps(result))
+        _result(json.dumps(result))

@@ -9,7 +9,6 @@ import difflib
 import json
 import math
 import tomllib
-import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from minigpt.errors import UserError
+
+RUN_LENGTHS = ("steps", "epochs", "minutes")
+DEFAULT_STEPS = 2000  # where none of the three lengths is given
 
 
 def setting(
@@ -31,23 +33,23 @@ def setting(
 class ModelConfig:
     """The shape of the transformer."""
 
-    vocab_size: int | None = setting(
-        None,
-        "ids that the model knows; none: the tokenizer's, from 4,096 on rounded up to a multiple of 64",
-        minimum=2,
+    vocab_size: int = setting(
+        0,
+        "ids that the model knows; 0: the tokenizer's, from 4,096 on rounded up to a multiple of 64",
+        minimum=0,
     )
     block_size: int = setting(128, "context in tokens", minimum=1)
     n_layer: int = setting(4, "blocks", minimum=1)
     n_head: int = setting(4, "query heads", minimum=1)
-    n_kv_head: int | None = setting(
-        None, "key/value heads; none: n_head (multi-head), 1: multi-query", minimum=1
+    n_kv_head: int = setting(
+        0, "key/value heads; 0: n_head (multi-head), 1: multi-query", minimum=0
     )
     n_embd: int = setting(128, "channels of the residual stream", minimum=1)
-    head_dim: int | None = setting(None, "channels of a head; none: n_embd / n_head", minimum=1)
-    mlp_hidden: int | None = setting(
-        None,
-        "channels inside the MLP; none: 4 x n_embd, for swiglu 8/3 x n_embd up to a multiple of 64",
-        minimum=1,
+    head_dim: int = setting(0, "channels of a head; 0: n_embd / n_head", minimum=0)
+    mlp_hidden: int = setting(
+        0,
+        "channels inside the MLP; 0: 4 x n_embd, for swiglu 8/3 x n_embd up to a multiple of 64",
+        minimum=0,
     )
     position: Literal["rope", "learned"] = setting("rope", "how a token knows its place")
     rope_theta: float = setting(10_000.0, "base of the rotary wavelengths", minimum=1.0)
@@ -59,8 +61,10 @@ class ModelConfig:
     bias: bool = setting(False, "biases in linear layers and LayerNorm")
     tie_embeddings: bool = setting(True, "the head shares the token embedding's weights")
     dropout: float = setting(
-        0.0, "share of channels dropped in training, on the embedding and on each part's output",
-        minimum=0.0, maximum=0.99,
+        0.0,
+        "share of channels dropped in training, on the embedding and on each part's output",
+        minimum=0.0,
+        maximum=0.99,
     )
 
     def resolve(self) -> Self:
@@ -70,7 +74,7 @@ class ModelConfig:
             UserError: the shape contradicts itself; all contradictions are named.
         """
         check(self, "model")
-        if self.vocab_size is None:
+        if not self.vocab_size:
             raise UserError("model.vocab_size is not set; pass the tokenizer's vocab_size")
         widened = 64 * math.ceil(8 * self.n_embd / 3 / 64)
         return dataclasses.replace(
@@ -82,7 +86,7 @@ class ModelConfig:
 
     def contradictions(self) -> Iterator[str]:
         """Yield what does not fit together, one sentence each."""
-        if self.head_dim is None and self.n_embd % self.n_head:
+        if not self.head_dim and self.n_embd % self.n_head:
             yield (
                 f"model.n_embd = {self.n_embd} is not divisible by model.n_head = {self.n_head}; "
                 f"take n_embd = {self.n_head * math.ceil(self.n_embd / self.n_head)} or set model.head_dim"
@@ -106,8 +110,12 @@ class DataConfig:
     source: str = setting(
         "python-docs", "a text file, a folder of them, - (standard input), or python-docs"
     )
-    tokenizer: str = setting("bpe", "bpe or char, made from the text; or the path of a tokenizer.json")
-    vocab_size: int = setting(4096, "ids of a new bpe tokenizer, special tokens included", minimum=259)
+    tokenizer: str = setting(
+        "bpe", "bpe or char, made from the text; or the path of a tokenizer.json"
+    )
+    vocab_size: int = setting(
+        4096, "ids of a new bpe tokenizer, special tokens included", minimum=259
+    )
     val_fraction: float = setting(0.1, "share of the text held out", minimum=0.0001, maximum=0.9)
     documents: Literal["join", "separate"] = setting(
         "join", "whether attention looks across the end of a document"
@@ -123,8 +131,10 @@ class OptimConfig:
     weight_decay: float = setting(0.1, "decoupled decay, on matrices only", minimum=0.0)
     beta1: float = setting(0.9, "decay of the mean gradient", minimum=0.0, maximum=0.9999)
     beta2: float = setting(
-        0.99, "decay of the mean squared gradient; short runs and small batches like 0.99",
-        minimum=0.0, maximum=0.99999,
+        0.99,
+        "decay of the mean squared gradient; short runs and small batches like 0.99",
+        minimum=0.0,
+        maximum=0.99999,
     )
     clip: float = setting(1.0, "largest norm of the gradient; 0: no limit", minimum=0.0)
     schedule: Literal["cosine", "linear", "wsd", "constant"] = setting(
@@ -143,22 +153,22 @@ class OptimConfig:
 class TrainConfig:
     """How long, in which portions, on what."""
 
-    steps: int | None = setting(None, "optimiser updates; the length of the run", minimum=1)
-    epochs: float | None = setting(None, "instead of steps: passes over the text", minimum=0.0001)
-    minutes: float | None = setting(
-        None, "instead of steps: wall time of the whole process", minimum=0.01
+    steps: int = setting(
+        0,
+        f"optimiser updates; of steps, epochs and minutes one is given (none: {DEFAULT_STEPS} steps)",
+        minimum=0,
     )
+    epochs: float = setting(0.0, "instead of steps: passes over the text", minimum=0)
+    minutes: float = setting(0.0, "instead of steps: wall time of the whole process", minimum=0)
     batch_size: int = setting(32, "sequences in a step", minimum=1)
-    micro_batch_size: int | None = setting(
-        None, "sequences in one forward and backward; none: the whole batch", minimum=1
+    micro_batch_size: int = setting(
+        0, "sequences in one forward and backward; 0: the whole batch", minimum=0
     )
     eval_every: int = setting(250, "steps between evaluations", minimum=1)
     eval_tokens: int = setting(
         50_000, "held-out tokens in each of them, spread evenly; the last one takes all", minimum=1
     )
-    sample_every: int | None = setting(
-        None, "steps between samples; none: after each evaluation", minimum=1
-    )
+    sample_every: int = setting(0, "steps between samples; 0: after each evaluation", minimum=0)
     log_every: int = setting(10, "steps between lines of metrics.jsonl", minimum=1)
     checkpoint_every: int = setting(250, "steps between checkpoints", minimum=1)
     keep: int = setting(2, "checkpoints kept", minimum=1)
@@ -173,7 +183,7 @@ class TrainConfig:
 
     def contradictions(self) -> Iterator[str]:
         """Yield what does not fit together, one sentence each."""
-        lengths = [name for name in RUN_LENGTHS if getattr(self, name) is not None]
+        lengths = [name for name in RUN_LENGTHS if getattr(self, name)]
         if len(lengths) > 1:
             yield f"train.{' and train.'.join(lengths)} both say how long to train; give one of them"
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
@@ -224,8 +234,6 @@ SECTIONS: dict[str, Any] = {
     section.name: typing.get_type_hints(RunConfig)[section.name]
     for section in dataclasses.fields(RunConfig)
 }
-RUN_LENGTHS = ("steps", "epochs", "minutes")
-DEFAULT_STEPS = 2000  # where none of the three lengths is given
 
 Layer = tuple[str, Mapping[str, Any]]  # where the settings come from, {section: {key: value}}
 
@@ -309,10 +317,6 @@ def convert(value: Any, wanted: Any) -> Any:
         ValueError: it is something else; the message reads on from the setting's name.
     """
     choices = typing.get_args(wanted)
-    if isinstance(wanted, types.UnionType):
-        if value is None or value == "none":
-            return None
-        return convert(value, choices[0])
     if typing.get_origin(wanted) is Literal:
         if value not in choices:
             near = did_you_mean(str(value), choices)
@@ -328,7 +332,9 @@ def convert(value: Any, wanted: Any) -> Any:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not wanted:
-        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[wanted]
+        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[
+            wanted
+        ]
         raise ValueError(f"is {value!r}; wanted {kind}")
     return value
 
@@ -375,7 +381,9 @@ def _section_problems(name: str, section: Any) -> Iterator[str]:
 
 
 def _within(value: float, low: float | None, high: float | None) -> bool:
-    return math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
+    return (
+        math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
+    )
 
 
 def _field_types(section: Any) -> dict[str, Any]:
@@ -383,13 +391,15 @@ def _field_types(section: Any) -> dict[str, Any]:
 
 
 def _is_given(section: Any, key: str) -> bool:
-    return isinstance(section, Mapping) and section.get(key) is not None
+    return isinstance(section, Mapping) and section.get(key, 0) not in (0, "0")
 
 
 def _one_sentence(problems: list[str]) -> str:
     if len(problems) == 1:
         return problems[0]
-    return f"{len(problems)} settings cannot be used:" + "".join(f"\n  - {text}" for text in problems)
+    return f"{len(problems)} settings cannot be used:" + "".join(
+        f"\n  - {text}" for text in problems
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- writing
@@ -406,13 +416,15 @@ def from_dict(sections: Mapping[str, Any], origin: str) -> RunConfig:
 
 
 def to_toml(config: RunConfig) -> str:
-    """Return every setting with its meaning as TOML; `none` stands as a comment, since TOML has no word for it."""
+    """Return every setting, each with its meaning, as TOML."""
     lines: list[str] = []
     for name, section in ((name, getattr(config, name)) for name in SECTIONS):
         lines.append(f"[{name}]")
         for item in dataclasses.fields(section):
             value = getattr(section, item.name)
-            text = f"# {item.name} = none" if value is None else f"{item.name} = {_toml_value(value)}"
+            text = (
+                f"# {item.name} = none" if value is None else f"{item.name} = {_toml_value(value)}"
+            )
             lines.append(f"{text:<32}  # {item.metadata['doc']}")
         lines.append("")
     return "\n".join(lines)

@@ -46,31 +46,24 @@ class Job(Protocol):
 
     def batches(self, step: int) -> list[Batch]:
         """Return the micro-batches of a step, on the device."""
-        ...
 
     def learning_rate(self, update: int) -> float:
         """Return the learning rate of an update, counted from 1."""
-        ...
 
     def is_due(self, what: str, step: int) -> bool:
         """Return whether to "save", "evaluate" or "log" after `step` updates."""
-        ...
 
     def should_stop(self) -> bool:
         """Return whether somebody wants the run to end early."""
-        ...
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint."""
-        ...
 
     def evaluate(self, progress: Progress) -> None:
         """Add the held-out loss to `progress.row` and keep the best weights."""
-        ...
 
     def report(self, progress: Progress) -> None:
-        """Write `progress.row`, where there is one, to the log and empty it; show how far the run is."""
-        ...
+        """Write `progress.row`, if there is one, to the log and empty it; show how far the run is."""
 
 
 def update(
@@ -126,12 +119,8 @@ def advance(job: Job, progress: Progress) -> None:
     progress.step += 1
     progress.tokens += sum(batch.ids.numel() for batch in batches)
     progress.losses.append(loss)
-    log_due = job.is_due("log", progress.step) or progress.step == job.steps
-    train_loss = float(torch.stack(progress.losses).mean()) if log_due else 0.0  # waits for the device
+    if job.is_due("log", progress.step) or progress.step == job.steps:
+        mean = torch.stack(progress.losses).mean().item()  # waits for the device
+        progress.row |= {"train_loss": mean, "lr": rate, "grad_norm": norm.item()}
+        progress.losses = []
     progress.seconds += time.perf_counter() - started
-    if log_due:
-        tokens, seconds = progress.logged
-        speed = (progress.tokens - tokens) / (progress.seconds - seconds)
-        progress.row |= {"train_loss": train_loss, "lr": rate, "grad_norm": float(norm)}
-        progress.row |= {"tokens_per_second": round(speed)}
-        progress.losses, progress.logged = [], (progress.tokens, progress.seconds)

@@ -8,7 +8,9 @@ from torch.utils.checkpoint import checkpoint
 from minigpt.model.transformer import GPT
 
 IGNORED = -100  # a target that is not counted
-LOGITS_AT_ONCE = 1 << 25  # numbers: 128 MB in fp32; larger logits are made chunk by chunk and never exist whole
+LOGITS_AT_ONCE = (
+    1 << 25
+)  # numbers: 128 MB in fp32; larger logits are made chunk by chunk and never exist whole
 
 
 class TrainStep(nn.Module):
@@ -33,7 +35,7 @@ class TrainStep(nn.Module):
         return loss_sum, (targets != IGNORED).sum()
 
 
-def next_token_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+def next_token_loss(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
     """Return the summed cross-entropy in nats; over a large vocabulary in chunks that are computed again backward.
 
     Args:
@@ -49,5 +51,5 @@ def next_token_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     return torch.stack(losses).sum()
 
 
-def _cross_entropy(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+def _cross_entropy(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(head(hidden).float(), targets, ignore_index=IGNORED, reduction="sum")

@@ -19,7 +19,7 @@ from minigpt.data.batches import Batch, Batches
 from minigpt.data.prepare import Tokens, prepare
 from minigpt.errors import UserError
 from minigpt.evaluate.likelihood import Likelihood, evaluate
-from minigpt.sampling import generate
+from minigpt.fit import Progress, fit, update
 from minigpt.log import Log, results
 from minigpt.loss import TrainStep
 from minigpt.model.families import FAMILIES, check_tensors, family_of, read_model
@@ -29,7 +29,7 @@ from minigpt.optim.groups import make_optimizer, optimizer_tensors, restore_opti
 from minigpt.optim.schedule import learning_rate
 from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import Runtime, prepare_step, start_runtime
-from minigpt.fit import Progress, fit, update
+from minigpt.sampling import generate
 
 TRIAL_SECONDS = 2.0  # of steps that are timed and thrown away before a run of so many minutes
 HARMLESS = ("train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every")
@@ -39,7 +39,13 @@ class Pretraining:
     """The job of one run: the parts that `fit` works on, and what it does with them every so often."""
 
     def __init__(
-        self, config: RunConfig, requested: RunConfig, tokens: Tokens, runtime: Runtime, run: RunDir, log: Log
+        self,
+        config: RunConfig,
+        requested: RunConfig,
+        tokens: Tokens,
+        runtime: Runtime,
+        run: RunDir,
+        log: Log,
     ) -> None:
         """Build the model and what trains it, as at step 0.
 
@@ -54,7 +60,7 @@ class Pretraining:
         train = config.train
         self.config, self.requested, self.tokens = config, requested, tokens
         self.runtime, self.run, self.log = runtime, run, log
-        self.steps, self.clip, self.seed = train.steps or 0, config.optim.clip, train.seed
+        self.steps, self.clip, self.seed = train.steps, config.optim.clip, train.seed
         separate = config.data.documents == "separate"
         self.separator = tokens.tokenizer.eos_id if separate else None
         self.order = Batches(
@@ -97,7 +103,9 @@ class Pretraining:
         with _Signals(self._stop) as signals, self.log:
             fit(self, self.progress)
         if self.progress.step < self.steps:
-            self.log.say(f"stopped and saved at step {self.progress.step}; the same command goes on from here")
+            self.log.say(
+                f"stopped and saved at step {self.progress.step}; the same command goes on from here"
+            )
             signals.raise_received()
 
     # What `fit` asks for:
@@ -113,7 +121,11 @@ class Pretraining:
     def is_due(self, what: str, step: int) -> bool:
         """Return whether to "save", "evaluate" or "log" after `step` updates."""
         train = self.config.train
-        every = {"save": train.checkpoint_every, "evaluate": train.eval_every, "log": train.log_every}
+        every = {
+            "save": train.checkpoint_every,
+            "evaluate": train.eval_every,
+            "log": train.log_every,
+        }
         return step % every[what] == 0
 
     def should_stop(self) -> bool:
@@ -157,16 +169,23 @@ class Pretraining:
     def report(self, progress: Progress) -> None:
         """Write the row, if there is one, and move the live line."""
         self.log.step(progress.step)
-        if progress.row:
-            where = {
-                "step": progress.step,
-                "tokens": progress.tokens,
-                "epoch": round(self.order.epoch_at(progress.step), 4),
-                "seconds": round(progress.seconds, 3),
-            }
-            memory = {"peak_memory_bytes": self.runtime.peak_memory_bytes()}
-            self.log.row(where | progress.row | memory)
-            progress.row = {}
+        if not progress.row:
+            return
+        row = {
+            "step": progress.step,
+            "tokens": progress.tokens,
+            "epoch": round(self.order.epoch_at(progress.step), 4),
+            "seconds": round(progress.seconds, 3),
+            **progress.row,
+            "peak_memory_bytes": self.runtime.peak_memory_bytes(),
+        }
+        if "train_loss" in row:
+            tokens, seconds = progress.logged
+            speed = (progress.tokens - tokens) / max(1e-9, progress.seconds - seconds)
+            row["tokens_per_second"] = round(speed)
+            progress.logged = (progress.tokens, progress.seconds)
+        self.log.row(row)
+        progress.row = {}
 
     # What it does with the model as it stands:
 
@@ -181,12 +200,12 @@ class Pretraining:
             separator=self.separator,
         )
 
-    def draw(self) -> list[str]:
-        """Return texts for `sample.prompt`, prompt included, as the settings of the run draw them."""
+    def draw(self, prompt: str | None = None) -> list[str]:
+        """Return texts drawn by `config.sample`, prompt included; another prompt may be given."""
         sample = self.config.sample
+        prompt = sample.prompt if prompt is None else prompt
         return [
-            sample.prompt
-            + generate(self.model, self.tokens.tokenizer, sample.prompt, **sample.drawing(number))
+            prompt + generate(self.model, self.tokens.tokenizer, prompt, **sample.drawing(number))
             for number in range(sample.num_samples)
         ]
 
@@ -333,7 +352,9 @@ def resolve(
 def steps_in(seconds: float, trial: Pretraining) -> int:
     """Return how many steps, with their evaluations and the end of the run, fit into `seconds`."""
     update_seconds, evaluation_seconds = trial.seconds_per_step()
-    tokens_at_end = len(trial.tokens.val) / min(trial.config.train.eval_tokens, len(trial.tokens.val))
+    tokens_at_end = len(trial.tokens.val) / min(
+        trial.config.train.eval_tokens, len(trial.tokens.val)
+    )
     left = seconds - TRIAL_SECONDS - evaluation_seconds * (3 + tokens_at_end)
     each = update_seconds + evaluation_seconds / trial.config.train.eval_every
     return max(1, int(left / each))
@@ -350,7 +371,9 @@ def settings_to_resume(config: RunConfig, state: dict[str, Any], override: bool)
     changed = settings.changes(requested, config)
     if not settings.changes(resolved, config):
         changed = {}  # `--config run.toml` of the same run
-    serious = {k: v for k, v in changed.items() if k not in HARMLESS and not k.startswith("sample.")}
+    serious = {
+        k: v for k, v in changed.items() if k not in HARMLESS and not k.startswith("sample.")
+    }
     if serious and not override:
         listed = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in serious.items())
         raise UserError(
@@ -386,22 +409,30 @@ def introduce(job: Pretraining) -> None:
     if job.progress.step:
         say(f"going on from step {job.progress.step}")
     else:
-        say(f"the loss of a model that knows nothing is ln {shape.vocab_size} = {math.log(shape.vocab_size or 1):.2f}")
+        say(
+            f"the loss of a model that knows nothing is ln {shape.vocab_size} = {math.log(shape.vocab_size):.2f}"
+        )
 
 
 def _of_length(config: RunConfig, steps: int) -> RunConfig:
     """Return the settings for so many steps; a warm-up that would take up the run is shortened to a tenth of it."""
-    train = dataclasses.replace(config.train, steps=steps, epochs=None, minutes=None)
+    train = dataclasses.replace(config.train, steps=steps, epochs=0.0, minutes=0.0)
     warmup = config.optim.warmup_steps
-    optim = dataclasses.replace(config.optim, warmup_steps=warmup if warmup < steps else steps // 10)
+    optim = dataclasses.replace(
+        config.optim, warmup_steps=warmup if warmup < steps else steps // 10
+    )
     return dataclasses.replace(config, train=train, optim=optim)
 
 
 def _say_what_differs(log: Log, before: dict[str, Any], now: dict[str, Any]) -> None:
-    differing = [f"{key} was {before[key]}, is {now[key]}" for key in now if before.get(key) != now[key]]
+    differing = [
+        f"{key} was {before[key]}, is {now[key]}" for key in now if before.get(key) != now[key]
+    ]
     if differing:
-        log.say(f"this is not the machine that the run was begun on ({'; '.join(differing)}): "
-                "it goes on, but no longer bit for bit")
+        log.say(
+            f"this is not the machine that the run was begun on ({'; '.join(differing)}): "
+            "it goes on, but no longer bit for bit"
+        )
 
 
 class _Signals:

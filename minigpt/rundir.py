@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,9 @@ class RunDir:
         """
         run = cls(path)
         if not (run.path / "run.toml").is_file():
-            raise UserError(f"{path} is no run directory (it has no run.toml); pass one that train made")
+            raise UserError(
+                f"{path} is no run directory (it has no run.toml); pass one that train made"
+            )
         return run
 
     @property
@@ -161,7 +163,7 @@ class RunDir:
         return sorted(self.checkpoints.glob("step-*"), reverse=True)
 
     @contextlib.contextmanager
-    def _appearing(self, final: Path) -> Iterator[Path]:
+    def _appearing(self, final: Path) -> Generator[Path]:
         """Give a folder to write into that becomes `final` when the block ends well."""
         hidden = final.with_name(f".{final.name}.tmp")
         shutil.rmtree(hidden, ignore_errors=True)  # of a run that was killed while writing

@@ -62,9 +62,14 @@ def start_runtime(config: TrainConfig) -> Runtime:
     deterministic = device.type == "cpu" or config.deterministic
     if deterministic and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    if config.compile:
+        torch.use_deterministic_algorithms(
+            deterministic
+        )  # tells the compiler too, and so imports it: 2 seconds
+    else:
+        torch.set_deterministic_debug_mode("error" if deterministic else "default")
     # Filling fresh memory would only make reads of unwritten memory repeatable, and costs a pass over each tensor.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - unknown to type checkers
     torch.set_flush_denormal(True)  # numbers below 1e-38 take 5 to 50 times as long
     torch.set_float32_matmul_precision("highest" if device.type == "cpu" else "high")
     return Runtime(device, pick_dtype(config.dtype, device))
@@ -83,14 +88,18 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"train.device is {name!r}; wanted auto, cpu, cuda, cuda:N or mps") from None
+        raise UserError(
+            f"train.device is {name!r}; wanted auto, cpu, cuda, cuda:N or mps"
+        ) from None
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
     if not there.get(device.type, False):
-        raise UserError(f"train.device is {name!r}, which this machine does not have; try auto or cpu")
+        raise UserError(
+            f"train.device is {name!r}, which this machine does not have; try auto or cpu"
+        )
     return device
 
 

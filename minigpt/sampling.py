@@ -5,7 +5,9 @@ is drawn beside it.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,9 +33,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     return logits.index_fill(0, order[1:][reached[:-1]], float("-inf"))
 
 
-def choose(
-    logits: Tensor, temperature: float, top_k: int, top_p: float, draw: float
-) -> int:
+def choose(logits: Tensor, temperature: float, top_k: int, top_p: float, draw: float) -> int:
     """Return the token at `draw`, in [0, 1), of the distribution that temperature, top-k and top-p leave.
 
     Args:
@@ -54,34 +54,29 @@ def choose(
     return int(torch.searchsorted(upper, draw * upper[-1], right=True))
 
 
+def draw_at(seed: int, position: int) -> float:
+    """Return the draw, in [0, 1), for the new token at a position; equal everywhere for equal seeds."""
+    return random.Random(f"{seed}/{position}").random()
+
+
 @torch.inference_mode()
-def draw_tokens(
-    model: GPT,
-    ids: list[int],
-    *,
-    vocab_size: int | None = None,
-    temperature: float = 0.8,
-    top_k: int = 40,
-    top_p: float = 1.0,
-    seed: int = 0,
-) -> Iterator[int]:
+def draw_tokens(model: GPT, ids: list[int], pick: Callable[[Tensor, int], int]) -> Iterator[int]:
     """Yield the tokens that go on from `ids` (at least one), without end.
 
     Of a text that is longer than the context, the younger part is seen: when the context is full, its younger half is
     read again and goes on from there.
 
     Args:
-        vocab_size: ids from here on are never drawn; None: all may be.
+        pick: (V,) logits and the number of the new token -> the token.
     """
     size, device = model.config.block_size, model.head.weight.device
     text, new = list(ids), ids[-size:]
-    cache = Cache(model.config, device=device)
+    cache = Cache(model.config)
     while True:
         if cache.length + len(new) > size:
-            cache, new = Cache(model.config, device=device), text[-max(1, size // 2) :]
-        logits = model(torch.tensor([new], device=device), cache=cache)[0, -1].float().cpu()  # (V,)
-        draw = random.Random(f"{seed}/{len(text) - len(ids)}").random()
-        token = choose(logits[:vocab_size], temperature, top_k, top_p, draw)
+            cache, new = Cache(model.config), text[-max(1, size // 2) :]
+        logits = model(torch.tensor([new], device=device), cache=cache)[0, -1]  # (V,)
+        token = pick(logits.float().cpu(), len(text) - len(ids))
         yield token
         text.append(token)
         new = [token]
@@ -103,24 +98,23 @@ def stream(
     Raises:
         UserError: the prompt holds a character that the tokenizer does not know.
     """
+
+    def pick(logits: Tensor, position: int) -> int:
+        known = logits[: tokenizer.vocab_size]  # rows beyond are padding
+        return choose(known, temperature, top_k, top_p, draw_at(seed, position))
+
     ids = tokenizer.encode(prompt) or [tokenizer.eos_id or 0]
     text, training = tokenizer.stream(), model.training
-    drawn = draw_tokens(
-        model.eval(), ids, vocab_size=tokenizer.vocab_size,
-        temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
-    )  # fmt: skip
     try:
-        for _, token in zip(range(max_tokens), drawn, strict=False):
+        for token in islice(draw_tokens(model.eval(), ids, pick), max_tokens):
             if token == tokenizer.eos_id:
                 break
-            if piece := text.push(token):
-                yield piece
-        if piece := text.finish():
-            yield piece
+            yield text.push(token)
+        yield text.finish()
     finally:
         model.train(training)
 
 
-def generate(model: GPT, tokenizer: Tokenizer, prompt: str, **settings: float) -> str:
-    """Return the text that `stream` yields, in one piece."""
+def generate(model: GPT, tokenizer: Tokenizer, prompt: str, **settings: Any) -> str:
+    """Return the text that `stream`, with the same settings, yields piece by piece."""
     return "".join(stream(model, tokenizer, prompt, **settings))

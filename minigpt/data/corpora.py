@@ -75,7 +75,9 @@ def _folder(folder: Path) -> Corpus:
     notes = []
     if left_out:
         shown = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
-        notes.append(f"left out {len(left_out)} of {len(paths)} files that are not UTF-8 text ({shown})")
+        notes.append(
+            f"left out {len(left_out)} of {len(paths)} files that are not UTF-8 text ({shown})"
+        )
     return Corpus(str(folder), documents, notes)
 
 

@@ -37,7 +37,10 @@ def write_tokens(folder: Path, split: str, parts: Iterable[np.ndarray], vocab_si
 def write_manifest(folder: Path, vocab_size: int, facts: dict[str, Any]) -> dict[str, Any]:
     """Record what the folder holds, with the SHA-256 of each token file, and return it."""
     files = {
-        split: {"bytes": (folder / f"{split}.bin").stat().st_size, "sha256": sha256_of(folder / f"{split}.bin")}
+        split: {
+            "bytes": (folder / f"{split}.bin").stat().st_size,
+            "sha256": sha256_of(folder / f"{split}.bin"),
+        }
         for split in SPLITS
     }
     manifest = {**facts, "dtype": token_dtype(vocab_size).str, "files": files}

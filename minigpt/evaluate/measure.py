@@ -75,6 +75,11 @@ def as_table(measured: dict[str, dict[str, Any]]) -> str:
             rows.append((f"  {baseline}", f"{loss:.4f}", f"{np.exp(loss):.2f}", *bits, "", ""))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+            ]
+        ).rstrip()
         for row in rows
     )

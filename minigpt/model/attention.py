@@ -8,10 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigpt.config import ModelConfig
+from minigpt.model.layers import make_head_norm
 from minigpt.model.rope import rotate
 
+Rotation = tuple[Tensor, Tensor] | None
+Mask = Tensor | None
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Mask = None) -> Tensor:
     """Return the attention of each query over keys and values, (B, H, T, D).
 
     Args:
@@ -20,17 +24,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
         value: like key.
         mask: (T, S) or (B, 1, T, S), true where a query may look; None: a single query sees all, several are causal.
     """
+    causal, grouped = mask is None and query.size(2) > 1, query.size(1) != key.size(1)
     return F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask,
-        is_causal=mask is None and query.size(2) > 1,
-        enable_gqa=query.size(1) != key.size(1),
+        query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=grouped
     )
 
 
-def attend_by_hand(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend_by_hand(query: Tensor, key: Tensor, value: Tensor, mask: Mask = None) -> Tensor:
     """Return what `attend` returns, written out: the oracle of the fused kernel."""
     (_, H, T, D), S = query.shape, key.size(2)  # noqa: N806 - the letters of the legend
     key, value = (x.repeat_interleave(H // x.size(1), dim=1) for x in (key, value))  # (B, H, S, D)
@@ -44,26 +44,22 @@ def attend_by_hand(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | Non
 class Cache:
     """Keys and values of the positions already seen: attention writes, `GPT` advances once for all layers.
 
+    Room for `block_size` positions is made at the first write, of the kind of what is written.
+
     Attributes:
         length: positions seen.
-        capacity: positions that fit.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        batch_size: int = 1,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        config = config.resolve()
+    def __init__(self, config: ModelConfig) -> None:
         self.length = 0
-        self.capacity = config.block_size
-        shape = (config.n_layer, 2, batch_size, config.n_kv_head, self.capacity, config.head_dim)
-        self._stored = torch.zeros(shape, device=device, dtype=dtype)
+        self._config = config.resolve()
+        self._stored: Tensor | None = None
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store the keys and values of new positions, (B, K, T, D); return all of the layer's, (B, K, S, D)."""
+        if self._stored is None:
+            (B, K, _, D), c = key.shape, self._config  # noqa: N806 - the letters of the legend
+            self._stored = key.new_zeros(c.n_layer, 2, B, K, c.block_size, D)
         end = self.length + key.size(2)
         keys, values = self._stored[layer]
         keys[:, :, self.length : end] = key
@@ -82,26 +78,19 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.n_embd, keys, bias=config.bias)
         self.value = nn.Linear(config.n_embd, keys, bias=config.bias)
         self.output = nn.Linear(queries, config.n_embd, bias=config.bias)
-        normed = config.qk_norm
-        self.query_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps) if normed else None
-        self.key_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps) if normed else None
+        self.query_norm, self.key_norm = make_head_norm(config), make_head_norm(config)
         gated = config.attention_gate == "silu"
         self.gate = nn.Linear(config.n_embd, queries, bias=config.bias) if gated else None
 
     def forward(
-        self,
-        x: Tensor,
-        rotation: tuple[Tensor, Tensor] | None,
-        mask: Tensor | None = None,
-        cache: Cache | None = None,
+        self, x: Tensor, rotation: Rotation, mask: Mask = None, cache: Cache | None = None
     ) -> Tensor:
         """Return what each position has gathered, (B, T, C)."""
         query, key, value = (
             part(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H or K, T, D)
             for part in (self.query, self.key, self.value)
         )
-        if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
+        query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:
             query, key = rotate(query, *rotation), rotate(key, *rotation)
         if cache is not None:

@@ -1,7 +1,7 @@
 """Our shapes and tensor names to those of Hugging Face and back: config.json and model.safetensors.
 
-Which architecture is written follows from the settings. Tensors are renamed, transposed and stacked, never computed with,
-so a round trip is equal bit for bit.
+Which architecture is written follows from the settings. Tensors are renamed, transposed and stacked, never computed
+with, so a round trip is equal bit for bit.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class Family:
 
     def names(self, config: ModelConfig) -> dict[str, tuple[str, ...]]:
         """Return their name -> our names, for every tensor that either side may have."""
-        table = {theirs: (ours,) for theirs, ours in self.once.items()}
+        table: dict[str, tuple[str, ...]] = {theirs: (ours,) for theirs, ours in self.once.items()}
         for layer in range(config.n_layer):
             for theirs, ours in self.per_layer.items():
                 parts = (ours,) if isinstance(ours, str) else ours
@@ -147,7 +147,9 @@ def _rotary_shape(s: Mapping[str, Any], mlp: str, qk_norm: bool) -> ModelConfig:
         raise UserError(f"its rotary positions are scaled ({kind}), which this model does not have")
     bias = s.get("attention_bias", False)
     if bias != s.get("mlp_bias", False) and not qk_norm:
-        raise UserError("it has biases in only one of attention and MLP; this model has both or none")
+        raise UserError(
+            "it has biases in only one of attention and MLP; this model has both or none"
+        )
     if qk_norm:
         _refuse(s, "attention_bias", False)
     return ModelConfig(

@@ -1,7 +1,7 @@
 """The parts of a block that look at one position at a time: normalisation and MLP.
 
-Letters for dimensions, here and in the whole package: B batch, T new positions, S attended positions, C channels, H query
-heads, K key/value heads, D head channels, F hidden channels of the MLP, V vocabulary, L layers.
+Letters for dimensions, here and in the whole package: B batch, T new positions, S attended positions, C channels,
+H query heads, K key/value heads, D head channels, F hidden channels of the MLP, V vocabulary, L layers.
 """
 
 import torch.nn.functional as F
@@ -17,10 +17,16 @@ def make_norm(config: ModelConfig) -> nn.Module:
     return nn.LayerNorm(config.n_embd, eps=config.norm_eps, bias=config.bias)
 
 
+def make_head_norm(config: ModelConfig) -> nn.Module:
+    """Return the norm of query and key heads (Henry et al., 2020; as RMSNorm in Qwen3), or what leaves them alone."""
+    return nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+
+
 class MLP(nn.Module):
     """(B, T, C) -> (B, T, C) through F hidden channels.
 
-    gelu: `down(gelu(up(x)))` (Hendrycks and Gimpel, 2016, the tanh form); relu2: `down(relu(up(x))²)` (So et al., 2021);
+    gelu: `down(gelu(up(x)))` (Hendrycks and Gimpel, 2016, the tanh form)
+    relu2: `down(relu(up(x))²)` (So et al., 2021)
     swiglu: `down(silu(gate(x)) * up(x))` (Shazeer, 2020).
     """
 

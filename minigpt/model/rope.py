@@ -10,6 +10,9 @@ from torch import Tensor, nn
 class Rotary(nn.Module):
     """The cosines and sines of every position."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, head_dim: int, block_size: int, theta: float) -> None:
         super().__init__()
         frequencies = theta ** -(torch.arange(0, head_dim, 2).float() / head_dim)  # (D/2,)

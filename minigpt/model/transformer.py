@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from minigpt.config import ModelConfig
 from minigpt.model import families
-from minigpt.model.attention import Attention, Cache
+from minigpt.model.attention import Attention, Cache, Mask, Rotation
 from minigpt.model.layers import MLP, make_norm
 from minigpt.model.rope import Rotary
 from minigpt.tokenizer import Tokenizer
@@ -28,13 +28,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotation: tuple[Tensor, Tensor] | None,
-        mask: Tensor | None,
-        cache: Cache | None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation, mask: Mask, cache: Cache | None) -> Tensor:
         """Return the stream after this block, (B, T, C)."""
         x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask, cache))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
@@ -60,9 +54,10 @@ class GPT(nn.Module):
         self.norm = make_norm(config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.apply(self._initialise)
-        for block in self.blocks:  # 2L parts add to the stream; together they keep its scale (Radford et al., 2.3)
-            for projection in (block.attention.output, block.mlp.down):
-                nn.init.normal_(projection.weight, std=0.02 / (2 * config.n_layer) ** 0.5)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("output.weight", "down.weight")):
+                # 2L parts add to the stream; together they keep its scale (Radford et al., section 2.3).
+                nn.init.normal_(parameter, std=0.02 / (2 * config.n_layer) ** 0.5)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
 
@@ -85,12 +80,12 @@ class GPT(nn.Module):
             rotation = None
         else:
             rotation = self.rotary(start, new)
-        mask = None
-        if documents is not None or (start and new > 1):  # else `attend` needs no mask
-            seen = torch.ones(new, start + new, dtype=torch.bool, device=ids.device)
-            mask = seen.tril(start)  # (T, S)
+        mask = None  # `attend` is causal by itself, but for several positions after others
         if documents is not None:
-            mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
+            same = documents[:, None, :, None] == documents[:, None, None, :]
+            mask = same.tril()  # (B, 1, T, T)
+        elif start and new > 1:
+            mask = torch.ones(new, start + new, device=ids.device).tril(start).bool()  # (T, S)
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, rotation, mask, cache)

@@ -1,0 +1,89 @@
+"""What several tests stand on: a cache of their own, small texts, small shapes."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from minigpt.config import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    SampleConfig,
+    TrainConfig,
+)
+
+SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIGPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("TRANSFORMERS_VERBOSITY", "error")
+        patch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def shakespeare():
+    path = SHARED_DATA / "tinyshakespeare.txt"
+    if not path.is_file():
+        pytest.skip("needs tinyshakespeare.txt in the folder of shared data")
+    return path
+
+
+def nonsense(words: int, seed: int = 0) -> str:
+    """Return text that is made of few words, so that a small model learns something from it quickly."""
+    rng = random.Random(seed)
+    lexicon = ["the", "cat", "dog", "sat", "ran", "on", "under", "a", "mat", "tree", "and", "then"]
+    sentences = [" ".join(rng.choices(lexicon, k=8)) + ".\n" for _ in range(words // 8)]
+    return "".join(sentences)
+
+
+@pytest.fixture(scope="session")
+def small_text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "small.txt"
+    path.write_text(nonsense(4000))
+    return path
+
+
+@pytest.fixture
+def small_config(small_text):
+    """A run of seconds with everything in it that exactness depends on: dropout, accumulation, several epochs."""
+    return RunConfig(
+        model=ModelConfig(block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1),
+        data=DataConfig(source=str(small_text), tokenizer="char"),
+        optim=OptimConfig(lr=1e-2, warmup_steps=5),
+        train=TrainConfig(
+            steps=24, batch_size=8, micro_batch_size=4, eval_every=8, eval_tokens=500, checkpoint_every=6, log_every=4,
+        ),
+        sample=SampleConfig(prompt="the ", max_tokens=20),
+    )  # fmt: skip
+
+
+SWITCHES = {
+    "gpt2": {"position": "learned", "norm": "layernorm", "mlp": "gelu", "bias": True},
+    "gpt2, relu2, no bias": {"position": "learned", "norm": "layernorm", "mlp": "relu2"},
+    "gpt2, untied": {
+        "position": "learned",
+        "norm": "layernorm",
+        "mlp": "gelu",
+        "tie_embeddings": False,
+    },
+    "llama": {"n_kv_head": 2},
+    "llama, bias, multi-query": {"bias": True, "n_kv_head": 1},
+    "llama, untied, wide heads": {"tie_embeddings": False, "head_dim": 16},
+    "qwen3": {"qk_norm": True, "n_kv_head": 2, "head_dim": 16, "tie_embeddings": False},
+    "arcee": {"mlp": "relu2"},
+    "own: gate": {"attention_gate": "silu", "n_kv_head": 1, "bias": True},
+    "own: learned with rmsnorm": {"position": "learned", "qk_norm": True},
+    "own: rope with layernorm": {"norm": "layernorm", "mlp": "gelu"},
+}
+
+
+def tiny(**switches) -> ModelConfig:
+    shape = {"vocab_size": 29, "block_size": 12, "n_layer": 2, "n_head": 4, "n_embd": 32}
+    return ModelConfig(**(shape | switches))

@@ -1,0 +1,306 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from minigpt import cli
+from minigpt.config import to_toml
+from minigpt.pretrain import train
+from minigpt.rundir import RunDir
+
+
+def call(*arguments: str) -> int:
+    return cli.run(time.monotonic(), [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, small_text):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    options = [
+        "--model.n-layer",
+        1,
+        "--model.n-embd",
+        16,
+        "--model.n-head=2",
+        "--model.block-size",
+        16,
+    ]
+    options += [
+        "--data.tokenizer",
+        "char",
+        "--train.steps",
+        12,
+        "--train.batch-size",
+        4,
+        "--sample.max-tokens",
+        8,
+    ]
+    assert (
+        call(
+            "train",
+            "--data",
+            small_text,
+            "--out",
+            folder,
+            *options,
+            "--train.eval-every",
+            6,
+            "--optim.lr=1e-2",
+        )
+        == 0
+    )
+    return folder
+
+
+def test_train_takes_every_setting(trained):
+    config = RunDir(trained).config
+    assert (config.model.n_layer, config.model.block_size, config.optim.lr) == (1, 16, 0.01)
+    assert RunDir(trained).metrics[-1]["step"] == 12
+
+
+def test_train_prints_progress_to_stderr_and_text_to_stdout(trained, small_text, tmp_path, capsys):
+    (tmp_path / "s.toml").write_text(to_toml(RunDir(trained).config))
+    assert (
+        call(
+            "train",
+            "--config",
+            tmp_path / "s.toml",
+            "--out",
+            tmp_path / "run",
+            "--train.steps",
+            2,
+            "--json",
+        )
+        == 0
+    )
+    shown = capsys.readouterr()
+    assert json.loads(shown.out.splitlines()[-1]) == {"run": str(tmp_path / "run")}
+    assert "12 steps" not in shown.err
+    assert "2 steps of 4 x 16 = 64 tokens" in shown.err
+    assert "held-out loss" in shown.err
+
+
+def test_later_files_win_and_the_command_line_wins_over_all(trained, tmp_path):
+    (tmp_path / "a.toml").write_text(to_toml(RunDir(trained).config))
+    (tmp_path / "b.toml").write_text("[train]\nsteps = 3\nseed = 5\n[model]\nbias = false\n")
+    files = ["--config", tmp_path / "a.toml", "--config", tmp_path / "b.toml"]
+    assert call("train", *files, "--train.seed", 6, "--model.bias", "--out", tmp_path / "run") == 0
+    config = RunDir(tmp_path / "run").config
+    assert (config.train.steps, config.train.seed, config.model.bias) == (3, 6, True)
+    assert (
+        call("train", *files, "--model.bias=false", "--train.seed", 6, "--out", tmp_path / "other")
+        == 0
+    )
+    assert RunDir(tmp_path / "other").config.model.bias is False
+
+
+def test_sample_is_repeatable_and_takes_a_prompt_from_standard_input(trained, capsys, monkeypatch):
+    texts = []
+    for _ in range(2):
+        assert call("sample", trained, "--prompt", "the ", "--max-tokens", 12, "--seed", 3) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert texts[0].startswith("the ")
+    assert len(texts[0]) == len("the ") + 12 + 1
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the ")))
+    assert call("sample", trained, "--prompt", "-", "--max-tokens", 12, "--seed", 3) == 0
+    assert capsys.readouterr().out == texts[0]
+
+
+def test_sample_draws_several_from_following_seeds(trained, capsys):
+    assert (
+        call(
+            "sample",
+            trained,
+            "--prompt",
+            "a",
+            "--num-samples",
+            3,
+            "--max-tokens",
+            20,
+            "--seed",
+            5,
+            "--json",
+        )
+        == 0
+    )
+    lines = capsys.readouterr().out
+    assert lines.count("\n---\n") == 2
+    samples = json.loads(lines.splitlines()[-1])["samples"]
+    assert len(set(samples)) == 3
+    call("sample", trained, "--prompt", "a", "--max-tokens", 20, "--seed", 7, "--json")
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["samples"] == samples[2:]
+
+
+def test_sample_says_when_the_prompt_is_longer_than_the_context(trained, capsys):
+    assert call("sample", trained, "--prompt", "the cat " * 5, "--max-tokens", 3) == 0
+    assert "the prompt has 40 tokens; the model sees the last 16 of them" in capsys.readouterr().err
+
+
+def test_sample_settings_change_what_is_drawn(trained, capsys):
+    drawn = {}
+    for name, options in {
+        "plain": [], "greedy": ["--greedy"], "cold": ["--temperature", "0.01"], "k1": ["--top-k", 1],
+        "p0": ["--top-p", 0], "zero": ["--temperature", 0], "hot": ["--temperature", 3, "--top-k", 0],
+    }.items():  # fmt: skip
+        assert call("sample", trained, "--prompt", "the ", "--max-tokens", 30, *options) == 0
+        drawn[name] = capsys.readouterr().out
+    assert drawn["greedy"] == drawn["cold"] == drawn["k1"] == drawn["p0"] == drawn["zero"]
+    assert len({drawn["plain"], drawn["greedy"], drawn["hot"]}) == 3
+
+
+def test_eval_prints_a_table_and_json(trained, capsys):
+    assert call("eval", trained, "--json") == 0
+    out = capsys.readouterr().out
+    assert "bigram" in out
+    found = json.loads(out.splitlines()[-1])
+    assert {"loss", "perplexity", "bits_per_byte", "bits_per_char", "tokens", "seconds"} <= set(
+        found
+    )
+    assert found["tokens"] > 1000
+    checkpoint = trained / "checkpoints" / "step-00000012"
+    assert call("eval", trained, checkpoint, "--json") == 0
+    both = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [one["loss"] for one in both] == [found["loss"]] * 2
+
+
+def test_eval_on_another_text(trained, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("the cat sat on the mat.\n" * 20)
+    assert call("eval", trained, "--data", tmp_path / "a.txt", "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["tokens"] == 24 * 20 - 1
+
+
+BAD = [
+    (["train", "--data", "none.txt"], "there is no text at 'none.txt'"),
+    (["train", "--data", "{empty}"], "holds no text"),
+    (["train", "--data", "{binary}"], "is a binary file"),
+    (["train", "--preset", "shakespear-cpu"], "did you mean 'shakespeare-cpu'"),
+    (["train", "--model.n-layr", "3"], "--model.n-layer"),
+    (["train", "--config", "none.toml"], "none.toml does not exist"),
+    (["train", "--config", "{unknown}"], "unknown setting model.n_layr (did you mean 'n_layer'?)"),
+    (
+        ["train", "--model.n-layer", "six", "--optim.lr", "fast"],
+        "model.n_layer is 'six'; wanted a whole number",
+    ),
+    (
+        ["train", "--model.n-layer", "six", "--optim.lr", "fast"],
+        "optim.lr is 'fast'; wanted a number",
+    ),
+    (["train", "--model.n-embd", "130"], "n_embd = 130 is not divisible by model.n_head = 4"),
+    (["train", "--train.steps", "5", "--minutes", "1"], "gives train.steps and train.minutes"),
+    (["train", "--minutes", "-1"], "train.minutes is -1.0; wanted at least 0"),
+    (["train", "--data", "{short}", "--data.tokenizer", "char"], "one window needs"),
+    (["train", "--out", "{short}"], "is a file"),
+    (["sample", "none"], "there is no run at none"),
+    (["sample", "{cut}"], "model.safetensors is cut short or damaged"),
+    (["sample", "{misfit}"], "ids but the model was built for"),
+    (["sample", "{run}", "--prompt", "€"], "does not know '€' (U+20AC)"),
+    (
+        ["sample", "{run}", "--top-p", "2"],
+        "sample.top_p is 2.0; wanted at least 0.0 and at most 1.0",
+    ),
+    (["eval", "{binary}"], "there is no run at"),
+    (["eval", "{run}", "--data", "none.txt"], "there is no text at"),
+    (["demo", "--minutes", "soon"], "train.minutes is 'soon'; wanted a number"),
+    (["trian"], "trian"),
+    (["sample"], "RUN"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"), BAD, ids=[" ".join(a) + "|" + s[:12] for a, s in BAD]
+)
+def test_bad_input_is_one_sentence_and_exit_2(
+    arguments, sentence, trained, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    places = {
+        name: tmp_path / name for name in ("empty", "binary", "short", "unknown", "cut", "misfit")
+    }
+    places["empty"].write_bytes(b"")
+    places["binary"].write_bytes(b"\x7fELF\0\0\0")
+    places["short"].write_text("too short for a window")
+    places["unknown"].write_text("[model]\nn_layr = 3\n")
+    for name in ("cut", "misfit"):
+        places[name].mkdir()
+        for file in trained.glob("*.*"):
+            (places[name] / file.name).write_bytes(file.read_bytes())
+    (places["cut"] / "model.safetensors").write_bytes(
+        (trained / "model.safetensors").read_bytes()[:500]
+    )
+    other = json.loads((trained / "tokenizer.json").read_text())
+    other["model"]["vocab"]["€"] = 99
+    (places["misfit"] / "tokenizer.json").write_text(json.dumps(other))
+    filled = [argument.format(run=trained, **places) for argument in arguments]
+    status = call(*filled)
+    shown = capsys.readouterr()
+    assert status == 2
+    assert shown.out == ""
+    assert sentence in shown.err
+    assert "Traceback" not in shown.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_every_verb_has_help_with_an_example(capsys):
+    for verb in ("demo", "train", "sample", "eval"):
+        assert call(verb, "--help") == 0
+        assert f"Example: minigpt {verb}" in capsys.readouterr().out
+
+
+def test_every_setting_is_in_the_help(capsys):
+    call("train", "--help")
+    shown = capsys.readouterr().out
+    for name in (
+        "--model.n-kv-head",
+        "--optim.warmup-steps",
+        "--train.micro-batch-size",
+        "--sample.top-p",
+    ):
+        assert name in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_says_by_its_status_what_happened(
+    number, status, small_config, tmp_path
+):
+    (tmp_path / "run.toml").write_text(to_toml(small_config))
+    command = [sys.executable, "-m", "minigpt", "train", "--config", str(tmp_path / "run.toml")]
+    command += [
+        "--train.steps",
+        "100000",
+        "--optim.schedule",
+        "constant",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while (
+        not (metrics.is_file() and metrics.read_text().count("\n") > 3)
+        and time.monotonic() < deadline
+    ):
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert "stopped and saved at step" in err
+    assert "Traceback" not in err
+    assert RunDir(tmp_path / "run").newest_whole()[0].state()["progress"]["step"] > 3
+
+
+def test_python_and_command_line_train_the_same(trained, tmp_path):
+    config = RunDir(trained).config
+    train(config, tmp_path / "run")
+    weights = [
+        (folder / "model.safetensors").read_bytes() for folder in (trained, tmp_path / "run")
+    ]
+    assert weights[0] == weights[1]

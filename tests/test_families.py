@@ -1,0 +1,181 @@
+import dataclasses
+import json
+
+import pytest
+import safetensors.torch
+import torch
+import transformers
+
+from minigpt.config import ModelConfig
+from minigpt.errors import UserError
+from minigpt.model import families
+from minigpt.model.transformer import GPT
+from minigpt.tokenizer import char_tokenizer
+
+from .conftest import SWITCHES, tiny
+from .test_transformer import model
+
+CLASSES = {
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "arcee": "ArceeForCausalLM",
+}
+STANDARD = {name: switches for name, switches in SWITCHES.items() if not name.startswith("own")}
+
+
+@pytest.mark.parametrize(("name", "switches"), STANDARD.items(), ids=STANDARD)
+@torch.no_grad()
+def test_transformers_gives_the_same_logits(name, switches, tmp_path):
+    made = model(**switches)
+    made.save_pretrained(tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(theirs).__name__ == CLASSES[name.split(",")[0]]
+    ids = torch.randint(0, 29, (3, 12))
+    assert (theirs(ids).logits - made(ids)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("name", "switches"), STANDARD.items(), ids=STANDARD)
+@torch.no_grad()
+def test_what_transformers_saves_loads_here(name, switches, tmp_path):
+    model(**switches).save_pretrained(tmp_path / "ours")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    theirs.save_pretrained(tmp_path / "theirs")
+    if not switches.get("bias") and "gpt2" in name:
+        settings = json.loads((tmp_path / "theirs" / "config.json").read_text())
+        assert settings.pop("minigpt") == {"bias": False, "dropout": 0.0}
+        (tmp_path / "theirs" / "config.json").write_text(
+            json.dumps(settings)
+        )  # its biases are no longer zero
+    loaded = GPT.from_pretrained(tmp_path / "theirs")
+    ids = torch.randint(0, 29, (3, 12))
+    assert (theirs(ids).logits - loaded(ids)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
+def test_a_round_trip_is_equal_bit_for_bit(switches, tmp_path):
+    made = model(dropout=0.1, rope_theta=5000.0, **switches)
+    made.save_pretrained(tmp_path)
+    loaded = GPT.from_pretrained(tmp_path)
+    assert loaded.config == made.config
+    assert not loaded.training
+    for (name, ours), theirs in zip(
+        made.state_dict().items(), loaded.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
+
+
+@pytest.mark.parametrize(("name", "switches"), SWITCHES.items(), ids=SWITCHES)
+def test_the_family_follows_from_the_settings(name, switches):
+    wanted = name.split(",")[0] if not name.startswith("own") else "minigpt"
+    assert families.family_of(tiny(**switches)) == wanted
+
+
+def test_the_published_layout_of_gpt2_loads():
+    """The published file lacks the prefix and the head, and holds the causal masks."""
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=29, n_positions=12, n_embd=32, n_layer=2, n_head=4)
+    ).eval()
+    tensors = {
+        k.removeprefix("transformer."): v
+        for k, v in theirs.state_dict().items()
+        if k != "lm_head.weight"
+    }
+    tensors |= {f"h.{i}.attn.bias": torch.ones(1, 1, 12, 12) for i in range(2)}
+    config, state = families.from_hugging_face(theirs.config.to_dict(), tensors)
+    made = GPT(config)
+    made.load_state_dict(state)
+    ids = torch.randint(0, 29, (2, 12))
+    assert (theirs(ids).logits - made.eval()(ids)).abs().max() < 1e-4
+
+
+def test_a_padded_vocabulary_is_never_drawn(tmp_path):
+    made, tokenizer = GPT(tiny(vocab_size=64)), char_tokenizer([chr(97 + i) for i in range(26)])
+    made.save_pretrained(tmp_path, tokenizer)
+    generation = json.loads((tmp_path / "generation_config.json").read_text())
+    assert generation["suppress_tokens"] == list(range(27, 64))
+    assert generation["eos_token_id"] == 26
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert (settings["head_dim"], settings["bos_token_id"], settings["vocab_size"]) == (8, 26, 64)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    drawn = theirs.generate(
+        torch.tensor([[0]]), max_new_tokens=11, do_sample=True, temperature=100.0
+    )
+    assert drawn.max() < 27
+
+
+def test_the_weights_are_as_readable_as_the_settings(tmp_path):
+    GPT(tiny()).save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_mode == (
+        tmp_path / "config.json"
+    ).stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("llama", {"hidden_act": "gelu"}, "hidden_act is 'gelu'; this model has only 'silu'"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "yarn"}},
+            r"rotary positions are scaled \(yarn\)",
+        ),
+        ("llama", {"attention_bias": True}, "biases in only one of attention and MLP"),
+        ("qwen3", {"use_sliding_window": True}, "use_sliding_window is True"),
+        ("gpt2", {"activation_function": "swish"}, "activation_function is 'swish'"),
+        (
+            "gpt2",
+            {"scale_attn_by_inverse_layer_idx": True},
+            "scale_attn_by_inverse_layer_idx is True",
+        ),
+        ("llama", {"model_type": "mamba"}, "model_type is 'mamba'; wanted one of gpt2, llama"),
+        ("llama", {"hidden_size": 64}, r"embedding.weight is \(29, 32\), wanted \(29, 64\)"),
+        ("llama", {"num_hidden_layers": 3}, r"blocks\.2\.attention.* is missing"),
+        ("llama", {"num_hidden_layers": 1}, "is not part of the model"),
+    ],
+)
+def test_what_the_model_cannot_represent_is_refused_by_name(name, change, sentence, tmp_path):
+    GPT(tiny(**SWITCHES[name])).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | change))
+    with pytest.raises(UserError, match=sentence):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_damaged_directories_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        GPT.from_pretrained(tmp_path)
+    made = GPT(tiny())
+    made.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:4], b"", b"x" * 100):
+        weights.write_bytes(content)
+        with pytest.raises(UserError, match=r"model\.safetensors is cut short or damaged"):
+            GPT.from_pretrained(tmp_path)
+    weights.unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        GPT.from_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    del settings["hidden_size"]
+    safetensors.torch.save_file({"a": torch.zeros(1)}, weights)
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="lacks 'hidden_size'"):
+        GPT.from_pretrained(tmp_path)
+
+
+def test_every_setting_survives_in_our_own_family(tmp_path):
+    changed = ModelConfig(
+        vocab_size=31, block_size=9, n_layer=1, n_head=2, n_kv_head=1, n_embd=12, head_dim=4, mlp_hidden=20,
+        position="learned", rope_theta=7.0, norm="rmsnorm", norm_eps=1e-3, mlp="gelu", qk_norm=True,
+        attention_gate="silu", bias=True, tie_embeddings=False, dropout=0.25,
+    )  # fmt: skip
+    assert all(
+        getattr(changed, item.name) != item.default
+        for item in dataclasses.fields(ModelConfig)
+        if item.name != "norm"
+    )
+    GPT(changed).save_pretrained(tmp_path)
+    assert GPT.from_pretrained(tmp_path).config == changed

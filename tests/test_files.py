@@ -1,0 +1,52 @@
+import os
+
+import pytest
+
+from minigpt.errors import UserError
+from minigpt.files import cache_folder, read_json, replace_json, replace_text, replacing, sha256_of
+
+
+def test_a_replaced_file_is_the_new_one_and_nothing_is_left_beside_it(tmp_path):
+    replace_text(tmp_path / "a.txt", "old")
+    replace_text(tmp_path / "a.txt", "new ä")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "new ä"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    replace_text(tmp_path / "a.txt", "old")
+    with pytest.raises(RuntimeError, match="full"), replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("the disk is full")
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_json_comes_back_and_damage_is_named(tmp_path):
+    path = tmp_path / "a.json"
+    replace_json(path, {"a": [1, "ü"]})
+    assert read_json(path) == {"a": [1, "ü"]}
+    path.write_bytes(path.read_bytes()[:5])
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        read_json(path)
+    path.write_text("[]")
+    with pytest.raises(UserError, match="an object was wanted"):
+        read_json(path)
+    with pytest.raises(UserError, match="does not exist"):
+        read_json(tmp_path / "none.json")
+
+
+def test_sha256_is_that_of_the_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert (
+        sha256_of(tmp_path / "a")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINIGPT_CACHE", str(tmp_path / "here"))
+    assert cache_folder() == tmp_path / "here"
+    monkeypatch.delenv("MINIGPT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "minigpt"

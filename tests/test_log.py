@@ -1,0 +1,68 @@
+import json
+
+from minigpt.log import Log, describe_row, results
+
+ROW = {
+    "step": 5,
+    "train_loss": 1.25,
+    "val_loss": 1.5,
+    "val_bits_per_byte": 2.0,
+    "tokens_per_second": 1234,
+    "seconds": 3.2,
+}
+
+
+def test_everything_said_is_also_written(tmp_path, capsys):
+    log = Log(tmp_path, total_steps=10)
+    with log:
+        log.say("hello [bold]you[/bold]")
+        log.row(ROW)
+        log.step(5)
+        log.samples(5, ["a\nb"])
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "hello [bold]you[/bold]" in shown.err
+    assert (
+        "step  5/10  loss 1.2500  held-out 1.5000 (2.000 bits/byte)  1,234 tok/s  3 s" in shown.err
+    )
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == ROW
+    assert "hello" in (tmp_path / "train.log").read_text()
+    assert (tmp_path / "samples.txt").read_text() == "--- step 5\na\nb\n\n"
+
+
+def test_logs_are_cut_to_what_was_known(tmp_path):
+    log = Log(tmp_path)
+    log.row(ROW)
+    sizes = log.sizes()
+    log.row(ROW)
+    log.samples(1, ["x"])
+    log.cut(sizes)
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+    assert (tmp_path / "samples.txt").read_text() == ""
+    log.cut({})
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_rows_without_evaluation_are_thinned_out_in_a_plain_terminal(tmp_path, capsys):
+    log = Log(tmp_path, total_steps=10)
+    plain = {"step": 1, "train_loss": 1.0, "tokens_per_second": 1, "seconds": 0.0}
+    for _ in range(5):
+        log.row(plain)
+    assert capsys.readouterr().err.count("step") == 1
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 5
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Log().say("x")
+    Log(tmp_path / "not yet").say("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_reads_as_a_line():
+    assert describe_row({"step": 0, "seconds": 0.0}, 200) == "step   0/200  0 s"
+
+
+def test_results_go_to_standard_output(capsys):
+    results("text")
+    assert capsys.readouterr().out == "text\n"

@@ -1,0 +1,44 @@
+import torch
+import torch.nn.functional as F
+
+from minigpt import loss
+from minigpt.loss import TrainStep
+from minigpt.model.transformer import GPT
+
+from .conftest import tiny
+
+
+def step_and_batch():
+    torch.manual_seed(0)
+    step = TrainStep(GPT(tiny()))
+    ids, targets = torch.randint(0, 29, (2, 3, 12))
+    targets[0, :5] = -100
+    return step, ids, targets
+
+
+def test_the_loss_is_the_sum_over_counted_targets():
+    step, ids, targets = step_and_batch()
+    loss_sum, count = step(ids, targets)
+    chances = step.model(ids).log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    torch.testing.assert_close(loss_sum, -(chances * (targets != -100)).sum())
+    assert count == 31
+
+
+def test_chunks_give_the_same_loss_and_gradients(monkeypatch):
+    step, ids, targets = step_and_batch()
+    whole, _ = step(ids, targets)
+    whole.backward()
+    expected = {name: p.grad.clone() for name, p in step.named_parameters()}
+    step.zero_grad()
+    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 29 * 7)  # 36 rows in chunks of 7
+    calls = []
+    real = F.cross_entropy
+    monkeypatch.setattr(
+        F, "cross_entropy", lambda *a, **k: (calls.append(a[0].shape[0]), real(*a, **k))[1]
+    )
+    parts, _ = step(ids, targets)
+    parts.backward()
+    assert max(calls) == 7
+    torch.testing.assert_close(parts, whole)
+    for name, parameter in step.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name])

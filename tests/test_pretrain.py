@@ -1,0 +1,280 @@
+import dataclasses
+import hashlib
+import json
+import threading
+
+import pytest
+import torch
+import transformers
+
+import minigpt
+from minigpt.config import DataConfig, OptimConfig, RunConfig, TrainConfig
+from minigpt.errors import UserError
+from minigpt.pretrain import prepare_run, steps_in, train
+from minigpt.rundir import RunDir
+
+TIMES = ("seconds", "tokens_per_second", "peak_memory_bytes")
+
+
+def outcome(folder) -> tuple:
+    """Return the hashes of the last checkpoint's weights and optimiser, the metrics without times, and the samples."""
+    run = RunDir(folder)
+    newest = run.newest_whole()[0].path
+    hashes = [
+        hashlib.sha256((newest / f).read_bytes()).hexdigest()
+        for f in ("model.safetensors", "optimizer.safetensors")
+    ]
+    hashes.append(hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest())
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in run.metrics]
+    return newest.name, hashes, rows, (run.path / "samples.txt").read_text()
+
+
+def changed(config: RunConfig, **sections) -> RunConfig:
+    return dataclasses.replace(
+        config,
+        **{
+            name: dataclasses.replace(getattr(config, name), **values)
+            for name, values in sections.items()
+        },
+    )
+
+
+def stop_after(job, step):
+    """Have the job stop after a step, as a signal does."""
+    before = job.batches
+
+    def stopping(number):
+        if number + 1 == step:
+            job._stop.set()
+        return before(number)
+
+    job.batches = stopping
+
+
+def test_a_run_learns_and_leaves_a_complete_directory(small_config, tmp_path):
+    run = RunDir(train(small_config, tmp_path / "run"))
+    names = {path.name for path in run.path.iterdir()}
+    assert names >= {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "run.toml", "metrics.jsonl", "samples.txt", "train.log", "checkpoints",
+    }  # fmt: skip
+    rows = run.metrics
+    assert [row["step"] for row in rows] == [0, 4, 8, 12, 16, 20, 24]
+    assert set(rows[-1]) == {
+        "step", "tokens", "epoch", "seconds", "train_loss", "val_loss", "val_bits_per_byte", "val_bits_per_char", "lr",
+        "grad_norm", "tokens_per_second", "peak_memory_bytes",
+    }  # fmt: skip
+    assert rows[-1]["val_loss"] < rows[0]["val_loss"] - 0.3
+    assert rows[-1]["tokens"] == 24 * 8 * 16
+    assert (run.path / "samples.txt").read_text().count("--- step") == 4
+    model, tokenizer = minigpt.load(run.path)
+    assert len(minigpt.generate(model, tokenizer, "the ", max_tokens=9)) == 9
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(run.path)
+    ids = torch.tensor([tokenizer.encode("the cat sat")])
+    assert (theirs(ids).logits - model(ids)).abs().max() < 1e-4
+    assert transformers.AutoTokenizer.from_pretrained(run.path)(
+        "the cat"
+    ).input_ids == tokenizer.encode("the cat")
+
+
+def test_the_best_weights_are_published_and_kept(small_config, tmp_path):
+    config = changed(
+        small_config, optim={"lr": 3.0, "clip": 0.0, "warmup_steps": 16, "schedule": "constant"}
+    )
+    run = RunDir(train(config, tmp_path / "run"))
+    losses = {row["step"]: row["val_loss"] for row in run.metrics if "val_loss" in row}
+    best = min(losses, key=losses.get)
+    assert best < 24  # at such a rate it gets worse
+    assert run.newest_whole()[0].state()["progress"]["best_step"] in losses
+    job = prepare_run(config, tmp_path / "run")
+    job.load_best()
+    assert job.likelihood(max_tokens=500).loss == losses[best]
+
+
+@pytest.mark.parametrize("stops", [[7], [3, 12, 13, 23]])
+def test_stopped_and_resumed_is_bit_for_bit_the_undisturbed_run(small_config, tmp_path, stops):
+    train(small_config, tmp_path / "whole")
+    for stop in stops:
+        job = prepare_run(small_config, tmp_path / "parts")
+        stop_after(job, stop)
+        with pytest.raises(KeyboardInterrupt):
+            job.fit()
+        assert job.progress.step == stop
+    train(small_config, tmp_path / "parts")
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_a_run_goes_on_from_an_older_checkpoint_when_the_newest_is_damaged(
+    small_config, tmp_path, capsys
+):
+    train(small_config, tmp_path / "whole")
+    job = prepare_run(small_config, tmp_path / "parts")
+    stop_after(job, 20)
+    with pytest.raises(KeyboardInterrupt):
+        job.fit()
+    file = tmp_path / "parts" / "checkpoints" / "step-00000020" / "optimizer.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    train(small_config, tmp_path / "parts")
+    assert (
+        "skipped the damaged checkpoint step-00000020: optimizer.safetensors has"
+        in capsys.readouterr().err
+    )
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_a_finished_run_says_so_and_again_starts_over(small_config, tmp_path, capsys):
+    train(small_config, tmp_path / "run")
+    before = outcome(tmp_path / "run")
+    capsys.readouterr()
+    train(small_config, tmp_path / "run")
+    assert "this run is finished (24 steps)" in capsys.readouterr().err
+    assert outcome(tmp_path / "run") == before
+    train(changed(small_config, train={"steps": 8}), tmp_path / "run", again=True)
+    assert outcome(tmp_path / "run")[0] == "step-00000008"
+
+
+def test_run_toml_repeats_the_run(small_config, tmp_path):
+    train(small_config, tmp_path / "first")
+    config = RunDir(tmp_path / "first").config
+    assert config.train.steps == 24
+    assert config.train.dtype == "fp32"
+    train(config, tmp_path / "second")
+    assert outcome(tmp_path / "second") == outcome(tmp_path / "first")
+    train(config, tmp_path / "first")  # the same settings, as resolved: nothing has changed
+
+
+def test_changed_settings_are_refused_with_the_difference(small_config, tmp_path):
+    train(small_config, tmp_path / "run")
+    other = changed(small_config, optim={"lr": 0.5}, train={"steps": 30})
+    with pytest.raises(
+        UserError, match=r"optim\.lr was 0\.01, now 0\.5; train\.steps was 24, now 30"
+    ):
+        train(other, tmp_path / "run")
+    train(
+        changed(small_config, train={"log_every": 3, "keep": 1}, sample={"prompt": "a "}),
+        tmp_path / "run",
+    )
+    train(other, tmp_path / "run", override=True)
+    assert outcome(tmp_path / "run")[0] == "step-00000030"
+    assert RunDir(tmp_path / "run").config.optim.lr == 0.5
+
+
+def test_a_changed_text_is_refused(small_config, small_text, tmp_path):
+    copy = tmp_path / "text.txt"
+    copy.write_text(small_text.read_text())
+    config = changed(small_config, data={"source": str(copy)})
+    train(config, tmp_path / "run")
+    copy.write_text(small_text.read_text() + "more.")
+    with pytest.raises(UserError, match="has changed since"):
+        train(config, tmp_path / "run")
+
+
+def test_epochs_become_steps(small_config, tmp_path):
+    config = changed(small_config, train={"steps": 0, "epochs": 0.25})
+    job = prepare_run(config, tmp_path / "run")
+    assert job.order.epoch_at(job.steps) == pytest.approx(0.25, abs=8 / job.order.windows_per_epoch)
+
+
+def test_minutes_become_steps_once(small_config, tmp_path, monkeypatch):
+    config = changed(small_config, train={"steps": 0, "minutes": 0.1})
+    monkeypatch.setattr("minigpt.pretrain.steps_in", lambda seconds, trial: 17)
+    train(config, tmp_path / "run")
+    assert RunDir(tmp_path / "run").config.train.steps == 17
+    assert RunDir(tmp_path / "run").config.train.minutes == 0
+    monkeypatch.setattr("minigpt.pretrain.steps_in", lambda seconds, trial: 99)
+    train(config, tmp_path / "run")
+    assert outcome(tmp_path / "run")[0] == "step-00000017"
+
+
+def test_steps_fill_the_time_that_is_left(small_config, tmp_path, monkeypatch):
+    job = prepare_run(small_config, tmp_path / "run")
+    monkeypatch.setattr(job, "seconds_per_step", lambda: (0.1, 0.8))
+    val = len(job.tokens.val)
+    assert steps_in(100.0, job) == int((100 - 2.0 - 0.8 * (3 + val / 500)) / (0.1 + 0.8 / 8))
+    assert steps_in(0.0, job) == 1
+
+
+def test_timing_leaves_no_trace(small_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("minigpt.pretrain.TRIAL_SECONDS", 0.1)
+    job = prepare_run(small_config, tmp_path / "a")
+    before = {name: tensor.clone() for name, tensor in job.model.state_dict().items()}
+    step_seconds, evaluation_seconds = job.seconds_per_step()
+    assert step_seconds > 0
+    assert evaluation_seconds > 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in job.model.state_dict().items())
+    assert not job.optimizer.state
+
+
+def test_a_warm_up_longer_than_the_run_is_shortened(small_config, tmp_path):
+    job = prepare_run(changed(small_config, optim={"warmup_steps": 100}), tmp_path / "run")
+    assert job.config.optim.warmup_steps == 2
+    assert job.learning_rate(24) == 0.0
+
+
+def test_attention_inside_documents_is_another_run(small_config, tmp_path):
+    text = tmp_path / "documents.txt"
+    text.write_text("<|endoftext|>".join(["the cat sat on the mat. " * 4] * 30))
+    config = changed(small_config, data={"source": str(text)})
+    losses = []
+    for documents in ("join", "separate"):
+        run = train(changed(config, data={"documents": documents}), tmp_path / documents)
+        losses.append(RunDir(run).metrics[-1]["val_loss"])
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"model": {"block_size": 100_000}}, "one window needs"),
+        ({"model": {"vocab_size": 5}}, "model.vocab_size is 5 but the tokenizer has"),
+        ({"train": {"device": "cuda:7"}}, "this machine does not have"),
+        ({"data": {"source": "none.txt"}}, "there is no text at"),
+        ({"data": {"tokenizer": "none.json"}}, "there is no tokenizer at"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    small_config, tmp_path, sections, sentence
+):
+    with pytest.raises(UserError, match=sentence):
+        train(changed(small_config, **sections), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_start_over_loses_nothing(small_config, tmp_path):
+    train(small_config, tmp_path / "run")
+    before = outcome(tmp_path / "run")
+    with pytest.raises(UserError, match="there is no text"):
+        train(changed(small_config, data={"source": "none.txt"}), tmp_path / "run", again=True)
+    assert outcome(tmp_path / "run") == before
+
+
+def test_another_machine_is_said(small_config, tmp_path, capsys):
+    train(small_config, tmp_path / "run")
+    newest = RunDir(tmp_path / "run").newest_whole()[0].path
+    state = json.loads((newest / "state.json").read_text())
+    state["runtime"]["threads"] = 999
+    (newest / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((newest / "manifest.json").read_text())
+    content = (newest / "state.json").read_bytes()
+    manifest["files"]["state.json"] = {
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    train(small_config, tmp_path / "run")
+    assert "threads was 999" in capsys.readouterr().err
+
+
+def test_training_works_outside_the_main_thread(small_config, tmp_path):
+    thread = threading.Thread(target=train, args=(small_config, tmp_path / "run"))
+    thread.start()
+    thread.join(60)
+    assert outcome(tmp_path / "run")[0] == "step-00000024"
+
+
+def test_the_defaults_are_a_run(tmp_path, small_text):
+    config = RunConfig(
+        data=DataConfig(source=str(small_text)), train=TrainConfig(steps=1), optim=OptimConfig()
+    )
+    train(config, tmp_path / "run")
+    assert outcome(tmp_path / "run")[0] == "step-00000001"

@@ -1,0 +1,149 @@
+import json
+import os
+
+import pytest
+import torch
+
+from minigpt.config import RunConfig
+from minigpt.errors import UserError
+from minigpt.model.transformer import GPT
+from minigpt.rundir import RunDir, load
+from minigpt.tokenizer import char_tokenizer
+
+from .conftest import tiny
+
+TOKENIZER = char_tokenizer([chr(97 + i) for i in range(26)])
+
+
+def begun(folder, steps=(10, 20), keep=5) -> RunDir:
+    run = RunDir(folder)
+    run.create(RunConfig(), {"fingerprint": "x"})
+    for step in steps:
+        tensors = {"a/b": torch.full((3,), float(step))}
+        run.save_checkpoint(step, GPT(tiny()), TOKENIZER, tensors, {"step": step}, keep)
+    return run
+
+
+def test_the_newest_checkpoint_comes_back_whole(tmp_path):
+    run = begun(tmp_path)
+    checkpoint, skipped = run.newest_whole()
+    assert (checkpoint.path.name, skipped) == ("step-00000020", [])
+    assert checkpoint.state() == {"step": 20}
+    assert checkpoint.optimizer()["a/b"].tolist() == [20.0] * 3
+    assert sorted(os.listdir(checkpoint.path)) == [
+        "config.json", "generation_config.json", "manifest.json", "model.safetensors", "optimizer.safetensors",
+        "state.json", "tokenizer.json", "tokenizer_config.json",
+    ]  # fmt: skip
+
+
+def test_only_the_last_ones_are_kept(tmp_path):
+    run = begun(tmp_path, steps=range(5), keep=2)
+    assert sorted(os.listdir(run.checkpoints)) == ["step-00000003", "step-00000004"]
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "state.json", "tokenizer.json"]
+)
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path, name, damage):
+    run = begun(tmp_path)
+    file = run.checkpoints / "step-00000020" / name
+    content = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(content[:-7])
+    else:
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    checkpoint, skipped = run.newest_whole()
+    assert checkpoint.path.name == "step-00000010"
+    assert len(skipped) == 1
+    assert (
+        f"step-00000020: {name if damage != 'flipped' else 'the content of ' + name}" in skipped[0]
+    )
+
+
+def test_a_checkpoint_without_a_manifest_is_none(tmp_path):
+    run = begun(tmp_path)
+    for folder in run.checkpoints.iterdir():
+        (folder / "manifest.json").write_text("{")
+    assert run.newest_whole()[0] is None
+    assert len(run.newest_whole()[1]) == 2
+
+
+def test_a_save_that_fails_leaves_no_trace_and_the_older_ones(tmp_path, monkeypatch):
+    run = begun(tmp_path)
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("minigpt.rundir.replace_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.save_checkpoint(30, GPT(tiny()), TOKENIZER, {"a/b": torch.zeros(1)}, {}, 1)
+    assert sorted(os.listdir(run.checkpoints)) == ["step-00000010", "step-00000020"]
+    assert run.newest_whole()[0].state() == {"step": 20}
+
+
+def test_the_folder_of_a_killed_save_is_no_checkpoint(tmp_path):
+    run = begun(tmp_path)
+    (run.checkpoints / ".step-00000030.tmp").mkdir()
+    assert run.newest_whole()[0].path.name == "step-00000020"
+
+
+def test_runs_and_checkpoints_are_model_directories(tmp_path):
+    run, made = begun(tmp_path), GPT(tiny())
+    run.publish_best(made, TOKENIZER)
+    for folder in (run.path, run.checkpoints / "step-00000010"):
+        model, tokenizer = load(folder)
+        assert tokenizer.encode("abc") == [0, 1, 2]
+        assert model.config == made.config
+
+
+def test_settings_come_back(tmp_path):
+    assert begun(tmp_path).config == RunConfig()
+    assert RunDir.open(tmp_path).config == RunConfig()
+    with pytest.raises(UserError, match="is no run directory"):
+        RunDir.open(tmp_path / "none")
+
+
+def test_metrics_leave_out_a_line_that_is_being_written(tmp_path):
+    run = begun(tmp_path)
+    assert run.metrics == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert run.metrics == [{"step": 1}, {"step": 2}]
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path):
+    (tmp_path / "thesis.doc").write_text("x")
+    with pytest.raises(UserError, match="holds files that are not of a run"):
+        RunDir(tmp_path).check_free()
+    with pytest.raises(UserError, match="is a file"):
+        RunDir(tmp_path / "thesis.doc").check_free()
+    RunDir(tmp_path / "new").check_free()
+
+
+def test_clearing_removes_what_the_run_wrote_and_nothing_else(tmp_path):
+    run = begun(tmp_path)
+    (tmp_path / "notes.md").write_text("mine")
+    run.clear()
+    assert os.listdir(tmp_path) == ["notes.md"]
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused_with_both_sizes(tmp_path):
+    GPT(tiny(vocab_size=20)).save_pretrained(tmp_path, TOKENIZER)
+    with pytest.raises(UserError, match="the tokenizer has 27 ids but the model was built for 20"):
+        load(tmp_path)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="there is no run at"):
+        load(tmp_path / "none")
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        load(tmp_path)
+    GPT(tiny()).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="there is no tokenizer at"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"})[:-3])
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        load(tmp_path)

@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from minigpt.config import TrainConfig
+from minigpt.errors import UserError
+from minigpt.loss import TrainStep
+from minigpt.model.transformer import GPT
+from minigpt.runtime import pick_device, pick_dtype, prepare_step, start_runtime
+
+from .conftest import tiny
+
+CPU = TrainConfig(device="cpu")
+
+
+def test_a_cpu_run_is_deterministic_always():
+    runtime = start_runtime(CPU)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert (runtime.device.type, runtime.dtype) == ("cpu", torch.float32)
+    assert runtime.describe()["threads"] == torch.get_num_threads()
+    assert runtime.peak_memory_bytes() > 1 << 20
+    runtime.wait()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("gpu", "wanted auto, cpu, cuda"), ("cuda:99", "does not have")]
+)
+def test_a_device_that_is_not_there_is_refused(name, sentence):
+    with pytest.raises(UserError, match=sentence):
+        pick_device(name)
+
+
+def test_a_cpu_takes_fp32_unless_told():
+    assert pick_dtype("auto", torch.device("cpu")) == torch.float32
+    assert pick_dtype("bf16", torch.device("cpu")) == torch.bfloat16
+
+
+def gradients(config, **switches):
+    torch.manual_seed(0)
+    step = prepare_step(TrainStep(GPT(tiny(**switches))), start_runtime(config), config)
+    ids = torch.randint(0, 29, (2, 13), generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(7)
+    loss, _ = step(ids[:, :-1], ids[:, 1:])
+    loss.backward()
+    return loss.detach(), {name: p.grad for name, p in step.model.named_parameters()}
+
+
+def test_recomputation_changes_no_bit_dropout_included():
+    plain = gradients(CPU, dropout=0.3)
+    recomputed = gradients(TrainConfig(device="cpu", recompute=True), dropout=0.3)
+    assert torch.equal(plain[0], recomputed[0])
+    assert plain[1].keys() == recomputed[1].keys()
+    for name, gradient in plain[1].items():
+        assert torch.equal(gradient, recomputed[1][name]), name
+
+
+def test_bf16_is_near_fp32_and_keeps_fp32_weights():
+    plain, half = gradients(CPU), gradients(TrainConfig(device="cpu", dtype="bf16"))
+    assert not torch.equal(plain[0], half[0])
+    assert abs(plain[0] - half[0]) / plain[0] < 1e-2
+    assert all(gradient.dtype == torch.float32 for gradient in half[1].values())
+
+
+@pytest.mark.slow
+def test_compiled_is_near_eager_and_keeps_the_names():
+    plain, compiled = gradients(CPU), gradients(TrainConfig(device="cpu", compile=True))
+    torch.testing.assert_close(compiled[0], plain[0])
+    assert plain[1].keys() == compiled[1].keys()
