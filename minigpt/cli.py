@@ -212,6 +212,7 @@ def train(
 @app.command
 def sample(
     run: Path,
+    /,
     *,
     options: Annotated[Any, Parameter(name="*")] = NO_SAMPLE_OPTIONS,
     as_json: JSON = False,
@@ -253,6 +254,7 @@ def sample(
 @app.command
 def eval(
     run: Path,
+    /,
     *more: Path,
     data: Annotated[str | None, TEXT] = None,
     device: str = "auto",

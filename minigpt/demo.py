@@ -1,4 +1,4 @@
-"""No input at all; a first GPT, step by step and in plain words, out: corpus, tokenizer, model, training, baselines, samples."""
+"""No input at all; a first GPT out, step by step and in plain words: corpus, tokenizer, model, training, samples."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def demo(config: RunConfig, out: Path, *, again: bool = False) -> dict[str, Any]
         say(f"This demo is done: {out} holds its model. `minigpt demo --again` starts over.")
     else:
         _introduce(job)
-        job.fit()
+    job.fit()
     job.load_best()
     found = measure(out)
     _compare(job.log, found)

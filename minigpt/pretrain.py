@@ -255,8 +255,7 @@ def train(
     introduce(job)
     if job.progress.step >= job.steps:
         job.log.say(f"this run is finished ({job.steps} steps); --again starts over")
-    else:
-        job.fit()
+    job.fit()
     job.load_best()
     found = job.likelihood()
     job.log.say(
@@ -288,11 +287,12 @@ def prepare_run(
     runtime = start_runtime(config.train)
     tokens = prepare(config.data, log.say)
     resolved = resolve(config, tokens, runtime, run, log, started)
+    job = Pretraining(resolved, config, tokens, runtime, run, log)
     run.clear()
     run.create(resolved, tokens.facts)
     for line in skipped:
         log.say(line)
-    return Pretraining(resolved, config, tokens, runtime, run, log)
+    return job
 
 
 def _resumed(

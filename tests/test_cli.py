@@ -208,7 +208,7 @@ BAD = [
     (["eval", "{run}", "--data", "none.txt"], "there is no text at"),
     (["demo", "--minutes", "soon"], "train.minutes is 'soon'; wanted a number"),
     (["trian"], "trian"),
-    (["sample"], "RUN"),
+    (["sample"], "requires an argument"),
 ]
 
 

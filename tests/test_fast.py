@@ -13,7 +13,7 @@ from minigpt.tokenizer.patterns import CHAT_TOKENS, END_OF_TEXT, PATTERNS
 
 from .test_bpe import TEXT
 
-MERGES = {pattern: train_merges(count_words([TEXT], pattern), 60) for pattern in PATTERNS}
+MERGES = {pattern: train_merges(count_words([TEXT], pattern), 40) for pattern in PATTERNS}
 NASTY = [
     "", " ", "   \n\n\t  x", "e\u0301 and é", "漢字かな交じり文", "👩‍👩‍👧‍👦 🇩🇪", "\x00\x01\x7f\x85\u2028", "a" * 300, " " * 300,
     "<|endoftext|> <|im_start|>user", "don't I'LL we'Ve", "1234567 ½ ²", "\r\n\r\n", "\u202e right to left א",
@@ -62,8 +62,8 @@ def test_saved_and_loaded_it_gives_the_same_ids_here_and_in_transformers(made, t
 
 def test_special_tokens_come_last_and_only_bpe_has_chat_tokens():
     assert list(tokenizer().specials) == [END_OF_TEXT, *CHAT_TOKENS]
-    assert list(tokenizer().specials.values()) == [316, 317, 318]
-    assert tokenizer().vocab_size == 319
+    assert list(tokenizer().specials.values()) == [296, 297, 298]
+    assert tokenizer().vocab_size == 299
     assert char_tokenizer(["a", "b"]).specials == {END_OF_TEXT: 2}
 
 
@@ -72,7 +72,7 @@ def test_the_name_of_a_special_token_in_a_text_is_only_text():
     assert tokenizer().decode([tokenizer().eos_id]) == END_OF_TEXT
 
 
-@given(ids=st.lists(st.integers(0, 318)))
+@given(ids=st.lists(st.integers(0, 298)))
 def test_streamed_text_is_the_decoded_text_and_never_half_a_character(ids):
     made = tokenizer()
     stream = made.stream()
@@ -115,4 +115,4 @@ def test_another_end_of_text_is_read_from_the_settings_beside_it(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps(settings | {"eos_token": {"content": "<|im_end|>"}})
     )
-    assert Tokenizer.load(tmp_path).eos_id == 318
+    assert Tokenizer.load(tmp_path).eos_id == 298

@@ -7,7 +7,7 @@ from minigpt.tokenizer.patterns import PATTERNS
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        ("gpt2", ["I", "'ll", " pay", " 1234", "  ", " EUR", "!!", "\n\n", "ok"]),
+        ("gpt2", ["I", "'ll", " pay", " 1234", "  ", " EUR", "!!", "\n", "\n", "ok"]),
         ("qwen2", ["I", "'ll", " pay", " ", "1", "2", "3", "4", "  ", " EUR", "!!\n\n", "ok"]),
     ],
 )

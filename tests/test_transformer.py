@@ -77,14 +77,13 @@ def test_one_batch_is_learnt_by_heart(switches):
     torch.manual_seed(0)
     step = TrainStep(GPT(tiny(**switches)))
     ids = torch.randint(0, 29, (4, 13))
+    ids[:, 0] = torch.arange(4)  # rows that begin alike could not be told apart
     optimizer = torch.optim.AdamW(step.parameters(), 1e-2, fused=True)
     for _ in range(120):
         loss, count = step(ids[:, :-1], ids[:, 1:])
         (loss / count).backward()
         optimizer.step()
         optimizer.zero_grad()
-    # The first token of a row foretells the second only where rows begin differently, as these do.
-    assert len(set(ids[:, 0].tolist())) == 4
     assert loss.item() / count.item() < 0.05
 
 
@@ -105,9 +104,9 @@ def test_more_positions_than_the_context_are_an_error():
 def test_residual_projections_start_smaller():
     torch.manual_seed(0)
     made = GPT(tiny(n_layer=8, n_embd=64, n_head=4))
-    assert made.blocks[0].attention.output.weight.std() == pytest.approx(0.02 / 4, rel=0.1)
-    assert made.blocks[0].mlp.down.weight.std() == pytest.approx(0.02 / 4, rel=0.1)
-    assert made.blocks[0].mlp.up.weight.std() == pytest.approx(0.02, rel=0.1)
+    assert made.blocks[0].attention.output.weight.std().item() == pytest.approx(0.02 / 4, rel=0.1)
+    assert made.blocks[0].mlp.down.weight.std().item() == pytest.approx(0.02 / 4, rel=0.1)
+    assert made.blocks[0].mlp.up.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
 def test_a_tied_head_is_the_embedding():

@@ -112,6 +112,6 @@ def make_batch(windows: np.ndarray, separator: int | None = None) -> Batch:
         separator: the id that starts a new document, to keep attention inside documents.
     """
     tokens = torch.from_numpy(windows)
-    ids, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    ids, targets = tokens[:, :-1].clone(), tokens[:, 1:].clone()
     documents = None if separator is None else (ids == separator).cumsum(1)
     return Batch(ids, targets, documents)

@@ -19,7 +19,7 @@ from minigpt.runtime import prepare_step, start_runtime
 
 
 def measure(run: Path, data: str | None = None, device: str = "auto") -> dict[str, Any]:
-    """Return loss, perplexity, bits per byte and per character, tokens, seconds, and the baselines where there are some.
+    """Return loss, perplexity, bits per byte and character, tokens, seconds, and baselines where there are some.
 
     Args:
         run: a run directory, one of its checkpoints, or a Hugging Face directory.

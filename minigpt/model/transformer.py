@@ -58,8 +58,10 @@ class GPT(nn.Module):
             if name.endswith(("output.weight", "down.weight")):
                 # 2L parts add to the stream; together they keep its scale (Radford et al., section 2.3).
                 nn.init.normal_(parameter, std=0.02 / (2 * config.n_layer) ** 0.5)
+        # The last norm leaves C channels of size one: a head this small keeps the first loss near ln V at any width.
+        nn.init.normal_(self.head.weight, std=min(0.02, 0.3 / config.n_embd**0.5))
         if config.tie_embeddings:
-            self.head.weight = self.embedding.weight
+            self.embedding.weight = self.head.weight
 
     def hidden(
         self, ids: Tensor, *, cache: Cache | None = None, documents: Tensor | None = None
