@@ -132,7 +132,9 @@ def _settings(
 
 
 def _out(out: Path | None, preset: str | None, data: str | None) -> Path:
-    return out or Path("runs") / (preset or (Path(data).stem if data else "") or "latest")
+    if data == "-":
+        data = "standard-input"
+    return out or Path("runs") / (preset or Path(data or "latest").stem)
 
 
 # ----------------------------------------------------------------------------------------------------------- verbs

@@ -4,15 +4,21 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.config import RunConfig
-from minigpt.data.prepare import prepare
+from minigpt.data.prepare import Tokens, prepare
 from minigpt.evaluate.measure import measure
+from minigpt.job import TrainingJob
 from minigpt.log import Log, results
 from minigpt.model.families import FAMILIES, family_of
 from minigpt.model.size import parameter_count
-from minigpt.pretrain import Pretraining, prepare_run
+from minigpt.pretrain import prepare_run
 from minigpt.rundir import RunDir
 
 PROMPTS = ("The ", "Return the ")
+BASELINES = {
+    "uniform": "all tokens equally likely",
+    "unigram": "how common each token is",
+    "bigram": "which token follows the last one",
+}
 
 
 def demo(config: RunConfig, out: Path, *, again: bool = False) -> dict[str, Any]:
@@ -26,9 +32,9 @@ def demo(config: RunConfig, out: Path, *, again: bool = False) -> dict[str, Any]
     job = _open(config, out, again)
     say = job.log.say
     if job.progress.step >= job.steps:
-        say(f"This demo is done: {out} holds its model. `minigpt demo --again` starts over.")
+        say(f"This demo is done: {out} holds its model. `minigpt demo --again` starts over.\n")
     else:
-        _introduce(job)
+        _introduce_model(job)
     job.fit()
     job.load_best()
     found = measure(out)
@@ -36,78 +42,68 @@ def demo(config: RunConfig, out: Path, *, again: bool = False) -> dict[str, Any]
     say("\nWhat it writes now:\n")
     for prompt in PROMPTS:
         results(_quoted(job.draw(prompt)[0]))
-    say("\nThree commands to try next:\n")
+    say("\nThree commands to try next (without an activated environment: .venv/bin/minigpt …):\n")
     say(f'  minigpt sample {out} --prompt "Raises " --temperature 0.6')
     say(f"  minigpt eval {out}")
-    say("  minigpt train --data YOUR-TEXT.txt --minutes 5 --out runs/mine\n")
-    say("(without an activated environment: .venv/bin/minigpt)")
+    say("  minigpt train --data YOUR-TEXT.txt --minutes 5 --out runs/mine")
     return found
 
 
-def _open(config: RunConfig, out: Path, again: bool) -> Pretraining:
-    log = Log()
+def _open(config: RunConfig, out: Path, again: bool) -> TrainingJob:
     if again or RunDir(out).newest_whole()[0] is None:
-        log.say(
-            "1. The text: the reference and the docstrings that come with this Python. No network is needed."
-        )
-        log.say(
-            "   Some documents are held out: the model never trains on them, and is judged by them."
-        )
+        log = Log()
+        log.say("1. The text: the documentation that comes with this Python. No network needed.")
         tokens = prepare(config.data, lambda line: log.say(f"   … {line}"))
-        train, val = tokens.facts["train"], tokens.facts["val"]
-        log.say(
-            f"   {train['documents'] + val['documents']} documents, "
-            f"{(train['characters'] + val['characters']) / 1e6:.1f} million characters; "
-            f"{val['documents']} documents are held out."
-        )
-        log.say(
-            "\n2. The tokenizer: byte-pair encoding learnt from that text. It cuts text into pieces like these:"
-        )
-        text = "Return the number of items in the list."
-        pieces = [tokens.tokenizer.decode([i]) for i in tokens.tokenizer.encode(text)]
-        log.say(f"   {'|'.join(pieces)}")
-        log.say(
-            f"   {tokens.tokenizer.vocab_size} different pieces; the text to train on becomes "
-            f"{train['tokens']:,} of them, {train['bytes'] / train['tokens']:.1f} bytes each."
-        )
+        _introduce_tokens(log, tokens)
         log.say("\n   … timing a few steps to see how many fit into the time")
     return prepare_run(config, out, again=again)
 
 
-def _introduce(job: Pretraining) -> None:
-    say, shape = job.log.say, job.config.model
-    architecture = FAMILIES[family_of(shape)].architecture
+def _introduce_tokens(log: Log, tokens: Tokens) -> None:
+    train, val = tokens.facts["train"], tokens.facts["val"]
+    millions = (train["characters"] + val["characters"]) / 1e6
+    log.say(
+        f"   {train['documents'] + val['documents']} documents, {millions:.1f} million characters."
+    )
+    log.say(f"   {val['documents']} of them are held out: the model is judged by documents that it")
+    log.say("   never trains on.")
+    text = "Return the number of items in the list."
+    pieces = [tokens.tokenizer.decode([i]) for i in tokens.tokenizer.encode(text)]
+    log.say("\n2. The tokenizer, learnt from that text, cuts it into pieces like these:")
+    log.say(f"   {'|'.join(pieces)}")
+    log.say(
+        f"   It knows {tokens.tokenizer.vocab_size} pieces; the text is {train['tokens']:,} of them long."
+    )
+
+
+def _introduce_model(job: TrainingJob) -> None:
+    say, shape, batch_size = job.log.say, job.config.model, job.config.train.batch_size
     say(
-        f"\n3. The model: a transformer of {shape.n_layer} layers, {shape.n_head} heads and {shape.n_embd} channels: "
+        f"\n3. The model: {shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} channels; "
         f"{parameter_count(shape):,} numbers to learn.\n"
-        f"   (To other programs it is a {architecture}.) Before training it writes noise:\n"
+        f"   To other programs it is a {FAMILIES[family_of(shape)].architecture}."
     )
     if job.progress.step == 0:
+        say("   Before training it writes noise:\n")
         say(_quoted(job.draw(PROMPTS[0])[0]))
     else:
         say(f"   … going on from step {job.progress.step}, where it was stopped")
-    train = job.config.train
     say(
-        f"\n4. Training: {job.steps:,} steps, each on {train.batch_size} x {shape.block_size} tokens. The loss says how "
-        "surprised the model is by\n   the next token; below, how surprised it is by the held-out documents.\n"
+        f"\n4. Training: {job.steps:,} steps, each on {batch_size} pieces of text of {shape.block_size} tokens."
     )
+    say("   The loss says how surprised the model is by the next token; held-out: by")
+    say("   those of the held-out documents.\n")
 
 
 def _compare(log: Log, found: dict[str, Any]) -> None:
     log.say("\n5. The result, in bits per byte of the held-out documents (less is better):\n")
-    names = {
-        "uniform": "all tokens equally likely",
-        "unigram": "how common each token is",
-        "bigram": "which token follows the last one",
-    }
-    rows = [(names[name], known["bits_per_byte"]) for name, known in found["baselines"].items()]
-    rows.append(("your GPT", found["bits_per_byte"]))
-    for name, bits in rows:
-        log.say(f"   {name:<34} {bits:5.3f}  {'█' * round(bits * 8)}")
-    gain = found["baselines"]["bigram"]["bits_per_byte"] - found["bits_per_byte"]
-    log.say(
-        f"\n   It {'beats' if gain > 0 else 'does not beat'} the last-token guess by {abs(gain):.2f} bits per byte."
-    )
+    known = found["baselines"]
+    rows = [(BASELINES[name], known[name]["bits_per_byte"]) for name in known]
+    for name, bits in [*rows, ("your GPT", found["bits_per_byte"])]:
+        log.say(f"   {name:<32}  {bits:5.3f}  {'█' * round(bits * 7)}")
+    gain = known["bigram"]["bits_per_byte"] - found["bits_per_byte"]
+    verdict = "beats" if gain > 0 else "does not beat"
+    log.say(f"\n   It {verdict} the guess from the last token by {abs(gain):.2f} bits per byte.")
 
 
 def _quoted(text: str) -> str:

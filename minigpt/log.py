@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 FILES = ("metrics.jsonl", "samples.txt", "train.log")
+SHOWN = 72  # characters of a sample
 PLAIN_EVERY = 10.0  # seconds between two lines of progress where the terminal cannot redraw one
 
 
@@ -23,7 +24,10 @@ class Log:
         """Speak for the run in `folder`; None: to the terminal only."""
         self.folder = folder
         self.total_steps = total_steps
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, highlight=False)
+        self.console.soft_wrap = (
+            not self.console.is_terminal
+        )  # a terminal wraps between words, a file nowhere
         self._live: Progress | None = None
         self._said_at = -PLAIN_EVERY
 
@@ -58,7 +62,9 @@ class Log:
         for text in texts:
             self._append("samples.txt", f"--- step {step}\n{text}\n\n")
         shown = " ".join(texts[0].split())
-        self.console.print(f"    “{shown[:100]}{'…' if len(shown) > 100 else ''}”", markup=False)
+        self.console.print(
+            f"    “{shown[:SHOWN]}{'…' if len(shown) > SHOWN else ''}”", markup=False
+        )
 
     def sizes(self) -> dict[str, int]:
         """Return how many bytes of each file there are."""

@@ -3,8 +3,11 @@
 import functools
 import os
 import platform
+import signal
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -125,3 +128,35 @@ def prepare_step(step: TrainStep, runtime: Runtime, config: TrainConfig) -> Trai
     if config.compile:
         step.compile(dynamic=False)
     return step
+
+
+class StopSignals:
+    """Sets an event at the first SIGINT or SIGTERM; the second one ends the process at once."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+        self._before: dict[int, Callable[..., Any] | int | None] = {}
+        self.received: int | None = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def raise_received(self) -> None:
+        """Raise what the signal would have raised by itself."""
+        if self.received == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    def _receive(self, number: int, frame: object) -> None:
+        if self._event.is_set():
+            self.__exit__()
+            signal.raise_signal(number)
+        self.received = number
+        self._event.set()

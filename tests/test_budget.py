@@ -45,7 +45,8 @@ def lines_of_code(source: str) -> int:
 
 
 def test_counting_leaves_out_blanks_comments_and_docstrings():
-    source = '"""Doc.\n\nMore."""\n\n# comment\nx = 1  # why\n\n\ndef f():\n    """Doc."""\n    return (\n        x\n    )\n'
+    source = '"""Doc.\n\nMore."""\n\n# comment\nx = 1  # why\n\n\n'
+    source += 'def f():\n    """Doc."""\n    return (\n        x\n    )\n'
     assert lines_of_code(source) == 5
 
 

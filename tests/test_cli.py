@@ -9,7 +9,7 @@ import time
 import pytest
 
 from minigpt import cli
-from minigpt.config import to_toml
+from minigpt.config import presets, to_toml
 from minigpt.pretrain import train
 from minigpt.rundir import RunDir
 
@@ -250,6 +250,24 @@ def test_every_verb_has_help_with_an_example(capsys):
     for verb in ("demo", "train", "sample", "eval"):
         assert call(verb, "--help") == 0
         assert f"Example: minigpt {verb}" in capsys.readouterr().out
+
+
+def test_the_help_lists_the_presets_there_are(capsys):
+    call("train", "--help")
+    words = capsys.readouterr().out.replace("│", " ").replace(",", " ").replace(".", " ").split()
+    assert set(presets()) <= set(words)
+
+
+def test_where_a_run_goes_by_itself():
+    places = [
+        (None, None, None),
+        (None, "demo", "a.txt"),
+        (None, None, "x/a.txt"),
+        (None, None, "-"),
+        ("o", "demo", "a"),
+    ]
+    found = [str(cli._out(*place)) for place in places]
+    assert found == ["runs/latest", "runs/demo", "runs/a", "runs/standard-input", "o"]
 
 
 def test_every_setting_is_in_the_help(capsys):

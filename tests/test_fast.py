@@ -15,7 +15,8 @@ from .test_bpe import TEXT
 
 MERGES = {pattern: train_merges(count_words([TEXT], pattern), 40) for pattern in PATTERNS}
 NASTY = [
-    "", " ", "   \n\n\t  x", "e\u0301 and é", "漢字かな交じり文", "👩‍👩‍👧‍👦 🇩🇪", "\x00\x01\x7f\x85\u2028", "a" * 300, " " * 300,
+    "", " ", "   \n\n\t  x", "e\u0301 and é", "漢字かな交じり文",
+    "👩‍👩‍👧‍👦 🇩🇪", "\x00\x01\x7f\x85\u2028", "a" * 300, " " * 300,
     "<|endoftext|> <|im_start|>user", "don't I'LL we'Ve", "1234567 ½ ²", "\r\n\r\n", "\u202e right to left א",
 ]  # fmt: skip
 

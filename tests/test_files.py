@@ -15,9 +15,14 @@ def test_a_replaced_file_is_the_new_one_and_nothing_is_left_beside_it(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     replace_text(tmp_path / "a.txt", "old")
-    with pytest.raises(RuntimeError, match="full"), replacing(tmp_path / "a.txt") as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("the disk is full")
+
+    def fail_halfway():
+        with replacing(tmp_path / "a.txt") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="full"):
+        fail_halfway()
     assert (tmp_path / "a.txt").read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 

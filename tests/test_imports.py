@@ -13,7 +13,7 @@ PACKAGE = Path(minigpt.__file__).parent
 # From what knows nothing to what knows everything. A module imports from its own place or from those before it.
 ORDER = [
     ["errors"], ["files"], ["config"], ["tokenizer"], ["data"], ["model"], ["loss", "optim"], ["runtime"],
-    ["rundir", "log"], ["sampling"], ["evaluate"], ["fit"], ["pretrain"], ["demo"], ["cli"], ["__main__"],
+    ["rundir", "log"], ["sampling"], ["evaluate"], ["fit"], ["job"], ["pretrain"], ["demo"], ["cli"], ["__main__"],
 ]  # fmt: skip
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

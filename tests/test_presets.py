@@ -13,7 +13,7 @@ from minigpt.model.transformer import GPT
 # preset: parameters in millions, family, tokens in a step
 EXPECTED = {
     "1b": (1020, "minigpt", 524_288),
-    "demo": (None, "llama", None),
+    "demo": (0.49, "qwen3", 1024),
     "gpt2-124m": (124.5, "gpt2", 524_288),
     "mqa-512": (32.3, "llama", 20_480),
     "shakespeare-char": (10.7, "gpt2", 16_384),

@@ -195,14 +195,20 @@ def test_steps_fill_the_time_that_is_left(small_config, tmp_path, monkeypatch):
 
 
 def test_timing_leaves_no_trace(small_config, tmp_path, monkeypatch):
-    monkeypatch.setattr("minigpt.pretrain.TRIAL_SECONDS", 0.1)
-    job = prepare_run(small_config, tmp_path / "a")
-    before = {name: tensor.clone() for name, tensor in job.model.state_dict().items()}
-    step_seconds, evaluation_seconds = job.seconds_per_step()
-    assert step_seconds > 0
-    assert evaluation_seconds > 0
-    assert all(torch.equal(tensor, before[name]) for name, tensor in job.model.state_dict().items())
-    assert not job.optimizer.state
+    monkeypatch.setattr("minigpt.job.TRIAL_SECONDS", 0.1)
+    monkeypatch.setattr(
+        "minigpt.pretrain.steps_in", lambda seconds, trial: 24 * all(trial.seconds_per_step())
+    )
+    train(small_config, tmp_path / "steps")
+    train(changed(small_config, train={"steps": 0, "minutes": 0.1}), tmp_path / "minutes")
+    assert outcome(tmp_path / "minutes") == outcome(tmp_path / "steps")
+
+
+def test_a_run_cannot_be_given_another_time_by_override(small_config, tmp_path):
+    train(small_config, tmp_path / "run")
+    config = changed(small_config, train={"steps": 0, "minutes": 1.0})
+    with pytest.raises(UserError, match=r"train\.minutes cannot be changed by --override"):
+        train(config, tmp_path / "run", override=True)
 
 
 def test_a_warm_up_longer_than_the_run_is_shortened(small_config, tmp_path):

@@ -1,0 +1,224 @@
+"""The parts of a training run put together: what `fit` works on, and what is done with it every so often."""
+
+import dataclasses
+import statistics
+import threading
+import time
+
+import torch
+
+from minigpt import config as settings
+from minigpt.config import RunConfig
+from minigpt.data.batches import Batch, Batches
+from minigpt.data.prepare import Tokens
+from minigpt.evaluate.likelihood import Likelihood, evaluate
+from minigpt.fit import Progress, fit, update
+from minigpt.log import Log
+from minigpt.loss import TrainStep
+from minigpt.model.families import check_tensors, read_model
+from minigpt.model.transformer import GPT
+from minigpt.optim.groups import make_optimizer, optimizer_tensors, restore_optimizer
+from minigpt.optim.schedule import learning_rate
+from minigpt.rundir import Checkpoint, RunDir
+from minigpt.runtime import Runtime, StopSignals, prepare_step
+from minigpt.sampling import generate
+
+TRIAL_SECONDS = 2.0  # of steps that are timed and thrown away before a run of so many minutes
+
+
+class TrainingJob:
+    """The job of one run: the parts that `fit` works on, and what it does with them every so often."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        requested: RunConfig,
+        tokens: Tokens,
+        runtime: Runtime,
+        run: RunDir,
+        log: Log,
+    ) -> None:
+        """Build the model and what trains it, as at step 0.
+
+        Args:
+            config: every setting as resolved.
+            requested: the settings as they were asked for, to compare with on resume.
+            tokens: what to train on.
+            runtime: where.
+            run: the directory that everything is written to.
+            log: the voice of the run.
+        """
+        train = config.train
+        self.config, self.requested, self.tokens = config, requested, tokens
+        self.runtime, self.run, self.log = runtime, run, log
+        self.steps, self.clip, self.seed = train.steps, config.optim.clip, train.seed
+        separate = config.data.documents == "separate"
+        self.separator = tokens.tokenizer.eos_id if separate else None
+        self.order = Batches(
+            tokens.train,
+            block_size=config.model.block_size,
+            batch_size=train.batch_size,
+            micro_batch_size=train.micro_batch_size,
+            seed=config.data.seed,
+            separator=self.separator,
+        )
+        torch.manual_seed(train.seed)
+        self.model = GPT(config.model)
+        self.step = prepare_step(TrainStep(self.model), runtime, train)
+        self.optimizer = make_optimizer(self.model, config.optim)
+        self.progress = Progress()
+        self._drawn: list[str] = []  # at this evaluation, until they are shown
+        self._resumed_at: int | None = None
+        self._stop = threading.Event()
+        log.total_steps = self.steps
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Take up weights, optimiser and progress, and cut the logs to what the checkpoint knew."""
+        state = checkpoint.state()
+        weights = read_model(checkpoint.path)[1]
+        check_tensors(checkpoint.path, self.model.state_dict(), weights)
+        self.model.load_state_dict(weights)
+        restore_optimizer(self.optimizer, self.model, checkpoint.optimizer())
+        self.progress = Progress(**state["progress"])
+        self.progress.losses = [
+            torch.tensor(loss, device=self.runtime.device) for loss in self.progress.losses
+        ]
+        self._resumed_at = self.progress.step
+        self.log.cut(state["logs"])
+
+    def fit(self) -> None:
+        """Train to the end, or until SIGINT or SIGTERM; the step under way is finished and saved.
+
+        Raises:
+            KeyboardInterrupt, SystemExit(143): somebody stopped the run; it is saved.
+        """
+        with StopSignals(self._stop) as signals, self.log:
+            fit(self, self.progress)
+        if self.progress.step < self.steps:
+            self.log.say(
+                f"stopped and saved at step {self.progress.step}; the same command goes on from here"
+            )
+            signals.raise_received()
+
+    # What `fit` asks for:
+
+    def batches(self, step: int) -> list[Batch]:
+        """Return the micro-batches of a step, on the device."""
+        return [batch.to(self.runtime.device) for batch in self.order.at(step)]
+
+    def learning_rate(self, update: int) -> float:
+        """Return the learning rate of an update, counted from 1."""
+        return learning_rate(update, self.config.optim, self.steps)
+
+    def is_due(self, what: str, step: int) -> bool:
+        """Return whether to "save", "evaluate" or "log" after `step` updates."""
+        train = self.config.train
+        every = {
+            "save": train.checkpoint_every,
+            "evaluate": train.eval_every,
+            "log": train.log_every,
+        }
+        return step % every[what] == 0
+
+    def should_stop(self) -> bool:
+        """Return whether a signal came."""
+        return self._stop.is_set()
+
+    def save(self, progress: Progress) -> None:
+        """Write a checkpoint; not again the one that the run was resumed from."""
+        if progress.step == self._resumed_at:
+            return
+        state = dataclasses.asdict(progress) | {"losses": [float(x) for x in progress.losses]}
+        self.run.save_checkpoint(
+            progress.step,
+            self.model,
+            self.tokens.tokenizer,
+            optimizer_tensors(self.optimizer, self.model),
+            {
+                "progress": state,
+                "config": settings.to_dict(self.config),
+                "requested": settings.to_dict(self.requested),
+                "data": self.tokens.fingerprint,
+                "runtime": self.runtime.describe(),
+                "logs": self.log.sizes(),
+            },
+            self.config.train.keep,
+        )
+
+    def evaluate(self, progress: Progress) -> None:
+        """Add the held-out loss to the row, publish the best weights, and draw a sample where one is due."""
+        found = self.likelihood(max_tokens=self.config.train.eval_tokens)
+        progress.row |= {"val_loss": found.loss, "val_bits_per_byte": found.bits_per_byte}
+        if self.tokens.tokenizer.kind == "char":
+            progress.row["val_bits_per_char"] = found.bits_per_char
+        if progress.best_loss is None or found.loss < progress.best_loss:
+            progress.best_loss, progress.best_step = found.loss, progress.step
+            self.run.publish_best(self.model, self.tokens.tokenizer)
+        every = self.config.train.sample_every or self.config.train.eval_every
+        if progress.step % every == 0 or progress.step == self.steps:
+            self._drawn = self.draw()
+
+    def report(self, progress: Progress) -> None:
+        """Write the row, if there is one, and the samples drawn with it; move the live line."""
+        self.log.step(progress.step)
+        if not progress.row:
+            return
+        row = {
+            "step": progress.step,
+            "tokens": progress.tokens,
+            "epoch": round(self.order.epoch_at(progress.step), 4),
+            "seconds": round(progress.seconds, 3),
+            **progress.row,
+            "peak_memory_bytes": self.runtime.peak_memory_bytes(),
+        }
+        if "train_loss" in row:
+            tokens, seconds = progress.logged
+            speed = (progress.tokens - tokens) / max(1e-9, progress.seconds - seconds)
+            row["tokens_per_second"] = round(speed)
+            progress.logged = (progress.tokens, progress.seconds)
+        self.log.row(row)
+        progress.row = {}
+        if self._drawn:
+            self.log.samples(progress.step, self._drawn)
+            self._drawn = []
+
+    # What it does with the model as it stands:
+
+    def likelihood(self, max_tokens: int | None = None) -> Likelihood:
+        """Return how well the model foretells the held-out part, or an evenly spread part of it."""
+        return evaluate(
+            self.step,
+            self.tokens.val,
+            self.tokens.tokenizer,
+            batch_size=self.config.train.micro_batch_size or self.config.train.batch_size,
+            max_tokens=max_tokens,
+            separator=self.separator,
+        )
+
+    def draw(self, prompt: str | None = None) -> list[str]:
+        """Return texts drawn by `config.sample`, prompt included; another prompt may be given."""
+        sample = self.config.sample
+        prompt = sample.prompt if prompt is None else prompt
+        return [
+            prompt + generate(self.model, self.tokens.tokenizer, prompt, **sample.drawing(number))
+            for number in range(sample.num_samples)
+        ]
+
+    def load_best(self) -> None:
+        """Put the best weights of the run into the model."""
+        self.model.load_state_dict(read_model(self.run.path)[1])
+
+    def seconds_per_step(self) -> tuple[float, float]:
+        """Return the seconds of an update and of an evaluation with its sample. Afterwards the job is spoilt."""
+        times: list[float] = []
+        began = time.perf_counter()
+        while len(times) < 8 or time.perf_counter() - began < TRIAL_SECONDS:
+            started = time.perf_counter()
+            update(self.step, self.optimizer, self.batches(len(times)), self.clip)
+            self.runtime.wait()
+            times.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        self.likelihood(max_tokens=self.config.train.eval_tokens)
+        self.draw()
+        # The slowest quarter is left out: the first steps allocate memory, and other processes get in between.
+        return statistics.mean(sorted(times)[: -(len(times) // 4)]), time.perf_counter() - started
