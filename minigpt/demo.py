@@ -42,7 +42,7 @@ def demo(config: RunConfig, out: Path, *, again: bool = False) -> dict[str, Any]
     say("\nWhat it writes now:\n")
     for prompt in PROMPTS:
         results(_quoted(job.draw(prompt)[0]))
-    say("\nThree commands to try next (without an activated environment: .venv/bin/minigpt …):\n")
+    say("\nThree commands to try next (in this folder as .venv/bin/minigpt):\n")
     say(f'  minigpt sample {out} --prompt "Raises " --temperature 0.6')
     say(f"  minigpt eval {out}")
     say("  minigpt train --data YOUR-TEXT.txt --minutes 5 --out runs/mine")
@@ -102,8 +102,8 @@ def _compare(log: Log, found: dict[str, Any]) -> None:
     for name, bits in [*rows, ("your GPT", found["bits_per_byte"])]:
         log.say(f"   {name:<32}  {bits:5.3f}  {'█' * round(bits * 7)}")
     gain = known["bigram"]["bits_per_byte"] - found["bits_per_byte"]
-    verdict = "beats" if gain > 0 else "does not beat"
-    log.say(f"\n   It {verdict} the guess from the last token by {abs(gain):.2f} bits per byte.")
+    verdict = "It beats" if gain > 0 else "More --minutes are needed: it loses to"
+    log.say(f"\n   {verdict} the guess from the last token by {abs(gain):.2f} bits per byte.")
 
 
 def _quoted(text: str) -> str:

@@ -42,4 +42,4 @@ def test_a_minute_beats_the_last_token_guess(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["bits_per_byte"] < found["baselines"]["bigram"]["bits_per_byte"] - 0.1
-    assert "beats the guess from the last token" in done.stderr
+    assert "It beats the guess from the last token" in done.stderr

@@ -101,12 +101,21 @@ def test_more_positions_than_the_context_are_an_error():
         model()(torch.zeros(1, 13, dtype=torch.long))
 
 
-def test_residual_projections_start_smaller():
+def test_first_weights_have_the_size_that_fits_their_inputs():
     torch.manual_seed(0)
-    made = GPT(tiny(n_layer=8, n_embd=64, n_head=4))
-    assert made.blocks[0].attention.output.weight.std().item() == pytest.approx(0.02 / 4, rel=0.1)
-    assert made.blocks[0].mlp.down.weight.std().item() == pytest.approx(0.02 / 4, rel=0.1)
-    assert made.blocks[0].mlp.up.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    made = GPT(tiny(n_layer=8, n_embd=64, n_head=4, mlp="gelu", bias=True, position="learned"))
+    block = made.blocks[0]
+    for weight, std in [
+        (block.attention.query.weight, 1 / 8),
+        (block.mlp.up.weight, 1 / 8),
+        (made.embedding.weight, 0.02),
+        (made.position_embedding.weight, 0.02),
+    ]:
+        assert weight.std().item() == pytest.approx(std, rel=0.1)
+    assert block.attention.query.bias.abs().max() == 0
+    assert block.attention_norm.weight.min() == 1
+    wide = GPT(tiny(n_embd=1024, n_layer=1))
+    assert wide.head.weight.std().item() == pytest.approx(0.3 / 32, rel=0.1)
 
 
 def test_a_tied_head_is_the_embedding():

@@ -53,13 +53,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = make_norm(config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.apply(self._initialise)
-        for name, parameter in self.named_parameters():
-            if name.endswith(("output.weight", "down.weight")):
-                # 2L parts add to the stream; together they keep its scale (Radford et al., section 2.3).
-                nn.init.normal_(parameter, std=0.02 / (2 * config.n_layer) ** 0.5)
-        # The last norm leaves C channels of size one: a head this small keeps the first loss near ln V at any width.
-        nn.init.normal_(self.head.weight, std=min(0.02, 0.3 / config.n_embd**0.5))
+        self._initialise()
         if config.tie_embeddings:
             self.embedding.weight = self.head.weight
 
@@ -116,9 +110,18 @@ class GPT(nn.Module):
         model.load_state_dict(tensors)
         return model.eval()
 
-    @staticmethod
-    def _initialise(module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+    def _initialise(self) -> None:
+        """Draw the first weights: each part passes on what is as large as what it gets, but adds little of it yet."""
+        # The last norm leaves channels of size one; so small a head starts near ln V at any width.
+        head_std = min(0.02, 0.3 / self.config.n_embd**0.5)
+        stds = {"embedding": 0.02, "position_embedding": 0.02, "head": head_std}
+        for name, parameter in self.named_parameters():
+            module, _, kind = name.rpartition(".")
+            if kind == "bias":
+                nn.init.zeros_(parameter)
+            elif parameter.dim() == 2:
+                std = stds.get(module, parameter.size(1) ** -0.5)  # LeCun et al. (1998)
+                if module.endswith(("attention.output", "mlp.down")):
+                    # 2L parts add to the stream: Radford et al. (2019), 2.3; 0.15: docs/experiments.md.
+                    std *= 0.15 / (2 * self.config.n_layer) ** 0.5
+                nn.init.normal_(parameter, std=std)
