@@ -1,0 +1,70 @@
+"""The README keeps its word: its commands are parsed, its counts counted, its files there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import minigpt
+from minigpt import cli
+from minigpt.config import presets
+from minigpt.model.families import FAMILIES
+
+from .test_budget import CORE, PACKAGE, lines_of_code
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(
+    set(re.findall(r"(?:\.venv/bin/|`)(minigpt (?:demo|train|sample|eval)[^`\n]*)", README))
+)
+
+
+def test_there_are_commands_of_every_verb():
+    assert {command.split()[1] for command in COMMANDS} == {"demo", "train", "sample", "eval"}
+    assert len(COMMANDS) >= 9
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_one_that_the_program_takes(command):
+    _, bound, _ = cli.app.parse_args(
+        shlex.split(command)[1:], exit_on_error=False, print_error=False
+    )
+    options = bound.arguments.get("options")
+    if command.startswith("minigpt train"):
+        short = {
+            "data.source": bound.arguments.get("data"),
+            "train.minutes": bound.arguments.get("minutes"),
+        }
+        cli._settings(bound.arguments.get("preset"), [], options or cli.NO_OPTIONS, short)
+
+
+def test_the_counts_of_lines_are_true():
+    counts = {name: lines_of_code((PACKAGE / name).read_text()) for name in CORE}
+    for name, count in counts.items():
+        assert re.search(rf"`minigpt/{name}` \|.*\| {count} \|", README), (
+            f"{name} has {count} lines"
+        )
+    assert f"<!-- core -->{sum(counts.values())}<!-- /core -->" in README
+
+
+def test_files_presets_architectures_and_links_are_there():
+    for path in re.findall(r"`?(minigpt/[\w/]+(?:\.py|/))", README):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / path).exists(), path
+    for name in presets():
+        assert f"`{name}`" in README
+    for family in list(FAMILIES.values())[:-1]:
+        assert f"`{family.architecture}`" in README
+
+
+def test_the_python_of_the_readme_uses_public_names():
+    for name in re.findall(r"minigpt\.([A-Za-z]\w*)\(", README):
+        assert name in minigpt.__all__, name
+
+
+def test_the_make_targets_it_names_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z]+)", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
