@@ -4,6 +4,7 @@ Progress goes to standard error, results to standard output. Exit status: 0 done
 """
 
 import dataclasses
+import io
 import json
 import sys
 import time
@@ -42,6 +43,11 @@ def run(started: float, arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line (None: this process's) and return the exit status."""
     global _started
     _started = started
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a terminal that cannot show a character shows another
+            stream.reconfigure(errors="replace")
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         command(*bound.args, **bound.kwargs)
@@ -53,6 +59,12 @@ def run(started: float, arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stderr.close()
         return 0
+    except (
+        OSError
+    ) as error:  # a full disk, a folder without permission: nothing that was whole is lost
+        place = f": {error.filename}" if error.filename else ""
+        _note(f"minigpt: {error.strerror or error}{place}")
+        return 1
     return 0
 
 
@@ -134,7 +146,9 @@ def _settings(
 def _out(out: Path | None, preset: str | None, data: str | None) -> Path:
     if data == "-":
         data = "standard-input"
-    return out or Path("runs") / (preset or Path(data or "latest").stem)
+    if out is not None and out == Path():
+        raise UserError("--out is empty or the folder you are in; a run needs a folder of its own")
+    return out.expanduser() if out else Path("runs") / (preset or Path(data or "latest").stem)
 
 
 # ----------------------------------------------------------------------------------------------------------- verbs
@@ -228,9 +242,17 @@ def sample(
     run
         A run directory, one of its checkpoints, or a Hugging Face directory.
     """
-    settings = config.build([("the command line", {"sample": _given(options)})]).sample
+    layers = [("the command line", {"sample": _given(options)})]
+    if (run / "run.toml").is_file():
+        own_prompt = config.file_layer(run / "run.toml")[1].get("sample", {}).get("prompt")
+        layers.insert(0, (str(run / "run.toml"), {"sample": {"prompt": own_prompt}}))
+    settings = config.build(layers).sample
     if settings.prompt == "-":
         settings = dataclasses.replace(settings, prompt=_standard_input())
+    if any("\udc80" <= character <= "\udcff" for character in settings.prompt):
+        raise UserError(
+            "the prompt is not UTF-8; set the terminal to UTF-8, or pass it with --prompt -"
+        )
     from minigpt.rundir import load
     from minigpt.sampling import stream
 
@@ -277,9 +299,11 @@ def eval(
     device
         auto, cpu, cuda or mps.
     """
+    from minigpt.data.corpora import read_corpus
     from minigpt.evaluate.measure import as_table, measure
 
-    measured = {str(path): measure(path, data, device) for path in (run, *more)}
+    documents = None if data is None else read_corpus(data).documents
+    measured = {str(path): measure(path, documents, device) for path in (run, *more)}
     _result(as_table(measured))
     results = list(measured.values())
     _end(as_json, results[0] if len(results) == 1 else results)

@@ -120,7 +120,7 @@ class DataConfig:
     documents: Literal["join", "separate"] = setting(
         "join", "whether attention looks across the end of a document"
     )
-    seed: int = setting(0, "order of the batches", minimum=0)
+    seed: int = setting(0, "order of the batches", minimum=0, maximum=2**31)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,22 +157,27 @@ class TrainConfig:
         0,
         f"optimiser updates; of steps, epochs and minutes one is given (none: {DEFAULT_STEPS} steps)",
         minimum=0,
+        maximum=10**9,
     )
-    epochs: float = setting(0.0, "instead of steps: passes over the text", minimum=0)
-    minutes: float = setting(0.0, "instead of steps: wall time of the whole process", minimum=0)
+    epochs: float = setting(0.0, "instead of steps: passes over the text", minimum=0, maximum=1e6)
+    minutes: float = setting(
+        0.0, "instead of steps: wall time of the whole process", minimum=0, maximum=1e6
+    )
     batch_size: int = setting(32, "sequences in a step", minimum=1)
     micro_batch_size: int = setting(
         0, "sequences in one forward and backward; 0: the whole batch", minimum=0
     )
     eval_every: int = setting(250, "steps between evaluations", minimum=1)
     eval_tokens: int = setting(
-        50_000, "held-out tokens in each of them, spread evenly; the last one takes all", minimum=1
+        50_000,
+        "held-out tokens in each of them, spread evenly; a run ends with a pass over all",
+        minimum=1,
     )
     sample_every: int = setting(0, "steps between samples; 0: after each evaluation", minimum=0)
     log_every: int = setting(10, "steps between lines of metrics.jsonl", minimum=1)
     checkpoint_every: int = setting(250, "steps between checkpoints", minimum=1)
     keep: int = setting(2, "checkpoints kept", minimum=1)
-    seed: int = setting(0, "first weights and dropout", minimum=0)
+    seed: int = setting(0, "first weights and dropout", minimum=0, maximum=2**31)
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     dtype: Literal["auto", "fp32", "bf16"] = setting(
         "auto", "precision of the products; auto: bf16 on a GPU that has it, fp32 elsewhere"
@@ -190,6 +195,11 @@ class TrainConfig:
             yield (
                 f"train.batch_size = {self.batch_size} is not a multiple of "
                 f"train.micro_batch_size = {self.micro_batch_size}"
+            )
+        if self.sample_every % self.eval_every:
+            yield (
+                f"train.sample_every = {self.sample_every} is not a multiple of train.eval_every = "
+                f"{self.eval_every}; text is drawn where the model is evaluated"
             )
 
 
@@ -286,8 +296,10 @@ def build(layers: Iterable[Layer]) -> RunConfig:
             values["train"] = {k: v for k, v in values["train"].items() if k not in RUN_LENGTHS}
         for name, section in sections.items():
             if name not in SECTIONS or not isinstance(section, Mapping):
-                near = did_you_mean(name, SECTIONS)
-                problems.append(f"{origin}: unknown section [{name}]{near}")
+                kind = type(section).__name__
+                wrong = f"{name} is a {kind}; wanted a table [{name}]"
+                unknown = f"unknown section [{name}]{did_you_mean(name, SECTIONS)}"
+                problems.append(f"{origin}: {wrong if name in SECTIONS else unknown}")
                 continue
             for key, value in section.items():
                 try:
@@ -375,6 +387,7 @@ def _section_problems(name: str, section: Any) -> Iterator[str]:
         if isinstance(value, int | float) and not _within(value, low, high):
             sound = False
             limits = f"at least {low}" + ("" if high is None else f" and at most {high}")
+            limits = limits if math.isfinite(value) else "a finite number"
             yield f"{name}.{item.name} is {value}; wanted {limits}"
     if sound and hasattr(section, "contradictions"):
         yield from section.contradictions()
@@ -422,9 +435,7 @@ def to_toml(config: RunConfig) -> str:
         lines.append(f"[{name}]")
         for item in dataclasses.fields(section):
             value = getattr(section, item.name)
-            text = (
-                f"# {item.name} = none" if value is None else f"{item.name} = {_toml_value(value)}"
-            )
+            text = f"{item.name} = {_toml_value(value)}"
             lines.append(f"{text:<32}  # {item.metadata['doc']}")
         lines.append("")
     return "\n".join(lines)

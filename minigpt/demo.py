@@ -1,5 +1,6 @@
 """No input at all; a first GPT out, step by step and in plain words: corpus, tokenizer, model, training, samples."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,12 @@ def demo(config: RunConfig, out: Path, *, again: bool = False) -> dict[str, Any]
 
 
 def _open(config: RunConfig, out: Path, again: bool) -> TrainingJob:
-    if again or RunDir(out).newest_whole()[0] is None:
+    begun = None if again else RunDir(out).newest_whole()[0]
+    if begun is not None:
+        # How long it takes was decided when it began; asking for other minutes changes nothing.
+        minutes = begun.state()["requested"]["train"]["minutes"]
+        config = replace(config, train=replace(config.train, minutes=minutes))
+    else:
         log = Log()
         log.say("1. The text: the documentation that comes with this Python. No network needed.")
         tokens = prepare(config.data, lambda line: log.say(f"   … {line}"))

@@ -20,7 +20,7 @@ class Progress:
         tokens: tokens trained on.
         seconds: spent in updates; evaluation, sampling and saving are not counted.
         losses: of the steps since the last line of the log, in nats per token.
-        logged: step, tokens and seconds at the last line of the log.
+        logged: tokens and seconds at the last line of the log.
         best_loss, best_step: the lowest held-out loss so far and when it was.
         row: the next line of the log, until it is written.
     """
@@ -119,8 +119,10 @@ def advance(job: Job, progress: Progress) -> None:
     progress.step += 1
     progress.tokens += sum(batch.ids.numel() for batch in batches)
     progress.losses.append(loss)
+    if any(job.is_due(what, progress.step) for what in ("save", "evaluate", "log")):
+        norm.item()  # waits for the device, so that its work is counted here
     if job.is_due("log", progress.step) or progress.step == job.steps:
-        mean = torch.stack(progress.losses).mean().item()  # waits for the device
+        mean = torch.stack(progress.losses).mean().item()
         progress.row |= {"train_loss": mean, "lr": rate, "grad_norm": norm.item()}
         progress.losses = []
     progress.seconds += time.perf_counter() - started

@@ -1,6 +1,7 @@
 """The parts of a training run put together: what `fit` works on, and what is done with it every so often."""
 
 import dataclasses
+import math
 import statistics
 import threading
 import time
@@ -11,6 +12,7 @@ from minigpt import config as settings
 from minigpt.config import RunConfig
 from minigpt.data.batches import Batch, Batches
 from minigpt.data.prepare import Tokens
+from minigpt.errors import UserError
 from minigpt.evaluate.likelihood import Likelihood, evaluate
 from minigpt.fit import Progress, fit, update
 from minigpt.log import Log
@@ -83,7 +85,7 @@ class TrainingJob:
         self.progress.losses = [
             torch.tensor(loss, device=self.runtime.device) for loss in self.progress.losses
         ]
-        self._resumed_at = self.progress.step
+        self._resumed_at = self.log.done = self.progress.step
         self.log.cut(state["logs"])
 
     def fit(self) -> None:
@@ -128,6 +130,7 @@ class TrainingJob:
         """Write a checkpoint; not again the one that the run was resumed from."""
         if progress.step == self._resumed_at:
             return
+        self._check_finite(progress)
         state = dataclasses.asdict(progress) | {"losses": [float(x) for x in progress.losses]}
         self.run.save_checkpoint(
             progress.step,
@@ -147,7 +150,10 @@ class TrainingJob:
 
     def evaluate(self, progress: Progress) -> None:
         """Add the held-out loss to the row, publish the best weights, and draw a sample where one is due."""
+        self._check_finite(progress)
         found = self.likelihood(max_tokens=self.config.train.eval_tokens)
+        if not math.isfinite(found.loss):
+            raise self._diverged(progress.step, "held-out loss", found.loss)
         progress.row |= {"val_loss": found.loss, "val_bits_per_byte": found.bits_per_byte}
         if self.tokens.tokenizer.kind == "char":
             progress.row["val_bits_per_char"] = found.bits_per_char
@@ -163,6 +169,7 @@ class TrainingJob:
         self.log.step(progress.step)
         if not progress.row:
             return
+        self._check_finite(progress)
         row = {
             "step": progress.step,
             "tokens": progress.tokens,
@@ -181,6 +188,23 @@ class TrainingJob:
         if self._drawn:
             self.log.samples(progress.step, self._drawn)
             self._drawn = []
+
+    def _check_finite(self, progress: Progress) -> None:
+        """Stop a run that has diverged before anything of it is saved."""
+        values = {
+            "gradient norm": progress.row.get("grad_norm"),
+            "loss": progress.row.get("train_loss"),
+        }
+        values["mean loss"] = sum(float(loss) for loss in progress.losses)
+        for name, value in values.items():
+            if value is not None and not math.isfinite(value):
+                raise self._diverged(progress.step, name, value)
+
+    def _diverged(self, step: int, name: str, value: float) -> UserError:
+        return UserError(
+            f"the run has diverged: at step {step} the {name} is {value}; the checkpoints before it are whole. "
+            "Begin again (--again) with a smaller optim.lr or a longer optim.warmup_steps"
+        )
 
     # What it does with the model as it stands:
 
@@ -212,7 +236,7 @@ class TrainingJob:
         """Return the seconds of an update and of an evaluation with its sample. Afterwards the job is spoilt."""
         times: list[float] = []
         began = time.perf_counter()
-        while len(times) < 8 or time.perf_counter() - began < TRIAL_SECONDS:
+        while len(times) < 3 or time.perf_counter() - began < TRIAL_SECONDS:
             started = time.perf_counter()
             update(self.step, self.optimizer, self.batches(len(times)), self.clip)
             self.runtime.wait()
@@ -221,4 +245,5 @@ class TrainingJob:
         self.likelihood(max_tokens=self.config.train.eval_tokens)
         self.draw()
         # The slowest quarter is left out: the first steps allocate memory, and other processes get in between.
-        return statistics.mean(sorted(times)[: -(len(times) // 4)]), time.perf_counter() - started
+        quickest = sorted(times)[: len(times) - len(times) // 4]
+        return statistics.mean(quickest), time.perf_counter() - started

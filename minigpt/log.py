@@ -23,7 +23,8 @@ class Log:
     def __init__(self, folder: Path | None = None, *, total_steps: int = 0) -> None:
         """Speak for the run in `folder`; None: to the terminal only."""
         self.folder = folder
-        self.total_steps = total_steps
+        self.total_steps, self.done = total_steps, 0
+        self._early: list[str] = []  # said before there was a folder to write it to
         self.console = Console(stderr=True, highlight=False)
         self.console.soft_wrap = (
             not self.console.is_terminal
@@ -38,7 +39,7 @@ class Log:
 
     def row(self, row: dict[str, Any]) -> None:
         """Write one object to `metrics.jsonl` and show it."""
-        self._append("metrics.jsonl", json.dumps(row) + "\n")
+        self._append("metrics.jsonl", json.dumps(row, allow_nan=False) + "\n")
         line = describe_row(row, self.total_steps)
         self._append("train.log", line + "\n")
         due = "val_loss" in row or time.monotonic() - self._said_at > PLAIN_EVERY
@@ -89,7 +90,9 @@ class Log:
                 TimeRemainingColumn(compact=True),
             )
             self._live = Progress(*columns, console=self.console, transient=True, expand=True)
-            self._task = self._live.add_task("train", total=self.total_steps, loss="–", speed="–")
+            self._task = self._live.add_task(
+                "train", total=self.total_steps, completed=self.done, loss="–", speed="–"
+            )
             self._live.start()
         return self
 
@@ -103,7 +106,15 @@ class Log:
         return (self.folder or Path()) / name
 
     def _append(self, name: str, text: str) -> None:
-        if self.folder is not None and self.folder.is_dir():  # else nothing has been begun yet
+        if self.folder is None:
+            return
+        if not self.folder.is_dir():  # nothing has been begun yet
+            self._early.append(text)
+            return
+        if self._early:
+            early, self._early = self._early, []
+            self._append("train.log", "".join(early))
+        if text:
             with self._path(name).open("a", encoding="utf-8") as file:
                 file.write(text)
 

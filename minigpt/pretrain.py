@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from minigpt import config as settings
-from minigpt.config import DEFAULT_STEPS, RunConfig
-from minigpt.data.prepare import Tokens, prepare
+from minigpt.config import DEFAULT_STEPS, ModelConfig, RunConfig, SampleConfig
+from minigpt.data.batches import Batches
+from minigpt.data.corpora import STANDARD_INPUT
+from minigpt.data.prepare import Tokens, find_prepared, prepare
 from minigpt.errors import UserError
-from minigpt.job import TRIAL_SECONDS, TrainingJob
+from minigpt.job import TrainingJob
 from minigpt.log import Log, results
 from minigpt.model.families import FAMILIES, family_of
 from minigpt.model.size import padded_vocab_size, parameter_count
@@ -75,14 +77,16 @@ def prepare_run(
     checkpoint, skipped = (None, []) if again else run.newest_whole()
     if checkpoint is not None:
         return _resumed(config, run, log, checkpoint, skipped, override)
+    if skipped:
+        raise UserError(
+            f"{out} has no whole checkpoint to go on from ({'; '.join(skipped)}); --again starts over"
+        )
     runtime = start_runtime(config.train)
     tokens = prepare(config.data, log.say)
     resolved = resolve(config, tokens, runtime, run, log, started)
     job = TrainingJob(resolved, config, tokens, runtime, run, log)
     run.clear()
     run.create(resolved, tokens.facts)
-    for line in skipped:
-        log.say(line)
     return job
 
 
@@ -97,7 +101,9 @@ def _resumed(
     state = checkpoint.state()
     resolved = settings_to_resume(config, state, override)
     runtime = start_runtime(resolved.train)
-    tokens = prepare(config.data, log.say)
+    # Standard input is read once: a run that was begun from it goes on with the tokens that were kept.
+    kept = find_prepared(state["data"]) if config.data.source == STANDARD_INPUT else None
+    tokens = kept or prepare(config.data, log.say)
     if state["data"] != tokens.fingerprint:
         raise UserError(
             f"the text of {config.data.source} has changed since {run.path} was begun; "
@@ -108,7 +114,18 @@ def _resumed(
     run.create(resolved, tokens.facts)
     for line in skipped:
         log.say(line)
-    _say_what_differs(log, state["runtime"], runtime.describe())
+    differing = _differences(state["runtime"], runtime.describe())
+    if differing:
+        log.say(
+            f"this is not the machine that the run was begun on ({'; '.join(differing)}): it goes on, but no "
+            "longer bit for bit"
+        )
+    if differing or settings.changes(
+        resolved, settings.from_dict(state["config"], "the checkpoint")
+    ):
+        job.progress.best_loss = (
+            None  # the best weights in the root may be of a future that will not come
+        )
     return job
 
 
@@ -116,39 +133,62 @@ def resolve(
     config: RunConfig, tokens: Tokens, runtime: Runtime, run: RunDir, log: Log, started: float
 ) -> RunConfig:
     """Return the settings with everything decided that depends on text, machine or clock."""
+    model = _model_for(config, tokens)
+    if len(tokens.val) < 2:
+        raise UserError(f"the held-out part has {len(tokens.val)} tokens; use more text")
+    if config.data.documents == "separate" and tokens.tokenizer.eos_id is None:
+        raise UserError(
+            "data.documents is separate, but the tokenizer has no end-of-text token to tell documents by; "
+            "use join, or another tokenizer"
+        )
+    dtype: Any = "bf16" if runtime.dtype == torch.bfloat16 else "fp32"
+    train = dataclasses.replace(config.train, device=str(runtime.device), dtype=dtype)
+    sample = _sample_for(config, tokens)
+    config = dataclasses.replace(config, model=model, train=train, sample=sample)
+    steps = train.steps or DEFAULT_STEPS
+    if train.epochs:
+        order = Batches(tokens.train, block_size=model.block_size, batch_size=train.batch_size)
+        steps = math.ceil(train.epochs * order.windows_per_epoch / train.batch_size)
+    elif train.minutes:
+        trial = TrainingJob(_of_length(config, 1), config, tokens, runtime, run, log)
+        steps = steps_in(started + train.minutes * 60, trial)
+    resolved = _of_length(config, steps)
+    if resolved.optim.warmup_steps != config.optim.warmup_steps:
+        log.say(
+            f"optim.warmup_steps = {config.optim.warmup_steps} would take up the whole run of {steps} steps; "
+            f"it is shortened to {resolved.optim.warmup_steps}"
+        )
+    return resolved
+
+
+def _model_for(config: RunConfig, tokens: Tokens) -> ModelConfig:
     ids = tokens.tokenizer.vocab_size
     rows = config.model.vocab_size or padded_vocab_size(ids)
     if rows < ids:
         raise UserError(
             f"model.vocab_size is {rows:,} but the tokenizer has {ids:,} ids; leave it out, or take {ids:,}"
         )
-    if len(tokens.val) < 2:
-        raise UserError(
-            f"the held-out part has {len(tokens.val)} tokens; use more text or a larger data.val_fraction"
-        )
-    model = dataclasses.replace(config.model, vocab_size=rows).resolve()
-    dtype: Any = "bf16" if runtime.dtype == torch.bfloat16 else "fp32"
-    train = dataclasses.replace(config.train, device=str(runtime.device), dtype=dtype)
-    config = dataclasses.replace(config, model=model, train=train)
-    steps = train.steps or DEFAULT_STEPS
-    if train.minutes or train.epochs:
-        trial = TrainingJob(_of_length(config, 1), config, tokens, runtime, run, log)
-        if train.epochs:
-            steps = math.ceil(train.epochs * trial.order.windows_per_epoch / train.batch_size)
-        elif train.minutes:
-            steps = steps_in(train.minutes * 60 - (time.monotonic() - started), trial)
-    return _of_length(config, steps)
+    return dataclasses.replace(config.model, vocab_size=rows).resolve()
 
 
-def steps_in(seconds: float, trial: TrainingJob) -> int:
-    """Return how many steps, with their evaluations and the end of the run, fit into `seconds`."""
+def _sample_for(config: RunConfig, tokens: Tokens) -> SampleConfig:
+    """Return the settings for samples; where the text has no line ends, the default prompt is the end-of-text token."""
+    try:
+        tokens.tokenizer.encode(config.sample.prompt)
+    except UserError as error:
+        if config.sample.prompt == SampleConfig().prompt:
+            return dataclasses.replace(config.sample, prompt="")
+        raise UserError(f"sample.prompt cannot be used: {error}") from None
+    return config.sample
+
+
+def steps_in(ends_at: float, trial: TrainingJob) -> int:
+    """Return how many steps, with their evaluations and the end of the run, fit until `ends_at` on `time.monotonic`."""
     update_seconds, evaluation_seconds = trial.seconds_per_step()
-    tokens_at_end = len(trial.tokens.val) / min(
-        trial.config.train.eval_tokens, len(trial.tokens.val)
-    )
-    left = seconds - TRIAL_SECONDS - evaluation_seconds * (3 + tokens_at_end)
-    each = update_seconds + evaluation_seconds / trial.config.train.eval_every
-    return max(1, int(left / each))
+    train, held_out = trial.config.train, len(trial.tokens.val)
+    at_the_end = held_out / min(train.eval_tokens, held_out)  # the pass over all, in evaluations
+    left = ends_at - time.monotonic() - evaluation_seconds * (2 + at_the_end)
+    return max(1, int(left / (update_seconds + evaluation_seconds / train.eval_every)))
 
 
 def settings_to_resume(config: RunConfig, state: dict[str, Any], override: bool) -> RunConfig:
@@ -159,14 +199,27 @@ def settings_to_resume(config: RunConfig, state: dict[str, Any], override: bool)
     """
     resolved = settings.from_dict(state["config"], "the checkpoint")
     requested = settings.from_dict(state["requested"], "the checkpoint")
-    changed = settings.changes(requested, config)
-    if not settings.changes(resolved, config):
-        changed = {}  # `--config run.toml` of the same run
+    asked_for = settings.changes(requested, config)
+    changed = {  # what was left open then, and is left open now, has not changed
+        key: values
+        for key, values in settings.changes(resolved, config).items()
+        if key in asked_for
+    }
     lengths = [key for key in changed if key in ("train.minutes", "train.epochs")]
     if override and lengths:
         raise UserError(
             f"{' and '.join(lengths)} cannot be changed by --override: how many steps they come to was decided when "
             "the run began; pass --train.steps"
+        )
+    fixed = [key for key in changed if key.startswith(("model.", "data."))]
+    if override and fixed:
+        raise UserError(
+            f"{' and '.join(fixed)} cannot be changed by --override: the weights and the order of the text depend "
+            "on it; pass --again to start over, or another --out"
+        )
+    if override and config.train.steps and config.train.steps < state["progress"]["step"]:
+        raise UserError(
+            f"train.steps is {config.train.steps}, but the run is at step {state['progress']['step']} already"
         )
     serious = {
         k: v for k, v in changed.items() if k not in HARMLESS and not k.startswith("sample.")
@@ -221,12 +274,7 @@ def _of_length(config: RunConfig, steps: int) -> RunConfig:
     return dataclasses.replace(config, train=train, optim=optim)
 
 
-def _say_what_differs(log: Log, before: dict[str, Any], now: dict[str, Any]) -> None:
-    differing = [
-        f"{key} was {before[key]}, is {now[key]}" for key in now if before.get(key) != now[key]
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [
+        f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]
     ]
-    if differing:
-        log.say(
-            f"this is not the machine that the run was begun on ({'; '.join(differing)}): "
-            "it goes on, but no longer bit for bit"
-        )

@@ -23,6 +23,10 @@ from minigpt.model.families import read_tensors
 from minigpt.model.transformer import GPT
 from minigpt.tokenizer import Tokenizer
 
+WRITTEN = (
+    "model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "metrics.jsonl", "samples.txt", "train.log", "data.json",
+)  # fmt: skip
 MANIFEST, STATE, OPTIMIZER = "manifest.json", "state.json", "optimizer.safetensors"
 
 
@@ -43,16 +47,21 @@ class Checkpoint:
     def fault(self) -> str | None:
         """Return what is wrong with the files, by size first and then by SHA-256, or None when all are whole."""
         try:
-            files = read_json(self.path / MANIFEST)["files"]
-        except (UserError, KeyError):
+            files = {
+                name: (int(wanted["bytes"]), str(wanted["sha256"]))
+                for name, wanted in read_json(self.path / MANIFEST)["files"].items()
+            }
+        except (UserError, KeyError, TypeError, ValueError, AttributeError):
             return "its manifest is missing or damaged"
-        for name, wanted in files.items():
+        if not {STATE, OPTIMIZER, "model.safetensors"} <= files.keys():
+            return "its manifest does not name all files"
+        for name, (size, sha256) in files.items():
             file = self.path / name
             if not file.is_file():
                 return f"{name} is missing"
-            if file.stat().st_size != wanted["bytes"]:
-                return f"{name} has {file.stat().st_size} bytes instead of {wanted['bytes']}"
-            if sha256_of(file) != wanted["sha256"]:
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes instead of {size}"
+            if sha256_of(file) != sha256:
                 return f"the content of {name} has changed"
         return None
 
@@ -67,12 +76,15 @@ class RunDir:
     def create(self, config: RunConfig, data: dict[str, Any]) -> None:
         """Make the folder; record the settings of the run and what it is trained on."""
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            for left in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
+                _remove(left)  # of a process that was killed while it wrote
+            replace_text(self.path / "run.toml", to_toml(config))
+            self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"the run directory {self.path} cannot be made: {error.strerror}"
             ) from None
-        replace_text(self.path / "run.toml", to_toml(config))
         replace_json(self.path / "data.json", data)
 
     def check_free(self) -> None:
@@ -83,8 +95,18 @@ class RunDir:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; a run needs a folder of its own (--out)")
-        ours = (self.path / "run.toml").is_file()
-        if self.path.is_dir() and any(self.path.iterdir()) and not ours:
+        try:
+            ours = (self.path / "run.toml").is_file()
+        except OSError as error:
+            raise UserError(f"--out cannot be {str(self.path)[:60]}…: {error.strerror}") from None
+        above = next(folder for folder in self.path.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise UserError(
+                f"{above} is a file, so {self.path} cannot be a folder; choose another --out"
+            )
+        begun = (self.path / "data.json").is_file() or not (self.path / "config.json").is_file()
+        ours = ours and begun  # some other folder may have a run.toml
+        if self.path.is_dir() and not ours and any(_shown(self.path)):
             raise UserError(f"{self.path} holds files that are not of a run; choose another --out")
 
     @classmethod
@@ -134,8 +156,11 @@ class RunDir:
                 for file in sorted(folder.iterdir())
             }
             replace_json(folder / MANIFEST, {"files": files})
-        for old in self._checkpoint_folders()[keep:]:
-            shutil.rmtree(old)
+        # Later steps are of a future that was given up: damaged, or from before a resume.
+        kept = [folder for folder in self._checkpoint_folders() if folder.name <= final.name][:keep]
+        for folder in self._checkpoint_folders():
+            if folder not in kept:
+                shutil.rmtree(folder)
         return Checkpoint(final)
 
     def newest_whole(self) -> tuple[Checkpoint | None, list[str]]:
@@ -153,14 +178,19 @@ class RunDir:
         model.save_pretrained(self.path, tokenizer)
 
     def clear(self) -> None:
-        """Remove what a run has written here, and nothing else."""
-        for name in ("metrics.jsonl", "samples.txt", "train.log", "run.toml", "data.json"):
+        """Remove what a run has written here, and nothing else; what makes the folder a run goes last."""
+        if self.checkpoints.is_dir():
+            gone = self.checkpoints.with_name(f".checkpoints.{os.getpid()}.tmp")
+            os.replace(
+                self.checkpoints, gone
+            )  # in one step: no run is left with half of its checkpoints
+            shutil.rmtree(gone)
+        for name in (*WRITTEN, "run.toml"):
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def _checkpoint_folders(self) -> list[Path]:
         """The folders under final names, the newest first."""
-        return sorted(self.checkpoints.glob("step-*"), reverse=True)
+        return sorted(self.checkpoints.glob("step-" + 8 * "[0-9]"), reverse=True)
 
     @contextlib.contextmanager
     def _appearing(self, final: Path) -> Generator[Path]:
@@ -177,6 +207,18 @@ class RunDir:
             flush(final.parent)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _shown(folder: Path) -> list[Path]:
+    """Return what a person has put into a folder: not hidden, and not the room that a killed start has made."""
+    return [p for p in folder.iterdir() if not p.name.startswith(".")]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def load(run: Path | str) -> tuple[GPT, Tokenizer]:

@@ -26,9 +26,14 @@ class Runtime:
 
     def describe(self) -> dict[str, Any]:
         """Return what equal results depend on."""
+        gpu = self.device.type == "cuda"
         return {
             "torch": torch.__version__,
             "device": str(self.device),
+            "processor": torch.cuda.get_device_name(self.device)
+            if gpu
+            else torch.backends.cpu.get_cpu_capability(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
@@ -74,8 +79,9 @@ def start_runtime(config: TrainConfig) -> Runtime:
     # Filling fresh memory would only make reads of unwritten memory repeatable, and costs a pass over each tensor.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - unknown to type checkers
     torch.set_flush_denormal(True)  # numbers below 1e-38 take 5 to 50 times as long
-    torch.set_float32_matmul_precision("highest" if device.type == "cpu" else "high")
-    return Runtime(device, pick_dtype(config.dtype, device))
+    dtype = pick_dtype(config.dtype, device)
+    torch.set_float32_matmul_precision("highest" if dtype == torch.float32 else "high")
+    return Runtime(device, dtype)
 
 
 def pick_device(name: str) -> torch.device:
@@ -95,7 +101,7 @@ def pick_device(name: str) -> torch.device:
             f"train.device is {name!r}; wanted auto, cpu, cuda, cuda:N or mps"
         ) from None
     there = {
-        "cpu": True,
+        "cpu": not device.index,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }

@@ -1,9 +1,17 @@
 """What several tests stand on: a cache of their own, small texts, small shapes."""
 
+import os
 import random
 from pathlib import Path
 
 import pytest
+
+# Read by the libraries of Hugging Face when they are first imported.
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 
 from minigpt.config import (
     DataConfig,
@@ -21,9 +29,6 @@ SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINIGPT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("TRANSFORMERS_VERBOSITY", "error")
-        patch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         yield
 
 

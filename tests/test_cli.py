@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -209,6 +210,13 @@ BAD = [
     (["demo", "--minutes", "soon"], "train.minutes is 'soon'; wanted a number"),
     (["trian"], "trian"),
     (["sample"], "requires an argument"),
+    (["train", "--data", ""], "there is no text at ''"),
+    (["train", "--data", "x" * 300], "there is no text at"),
+    (["train", "--out", ""], "--out is empty"),
+    (["train", "--device", "cpu:7"], "this machine does not have"),
+    (["train", "--minutes", "inf"], "train.minutes is inf; wanted a finite number"),
+    (["train", "--train.seed", "99999999999999999999"], "wanted at least 0 and at most"),
+    (["sample", "{run}", "--prompt", "a\udcff"], "the prompt is not UTF-8"),
 ]
 
 
@@ -266,7 +274,7 @@ def test_where_a_run_goes_by_itself():
         (None, None, "-"),
         ("o", "demo", "a"),
     ]
-    found = [str(cli._out(*place)) for place in places]
+    found = [str(cli._out(place[0] and Path(place[0]), *place[1:])) for place in places]
     assert found == ["runs/latest", "runs/demo", "runs/a", "runs/standard-input", "o"]
 
 

@@ -31,6 +31,9 @@ def test_the_demo_explains_each_step_and_shows_results_when_run_again(tmp_path, 
     assert "This demo is done" in second.err
     assert "4. Training" not in second.err
     assert again["loss"] == found["loss"]
+    longer = build([preset_layer("demo"), ("test", {"train": {"steps": 2, "eval_tokens": 2000}})])
+    assert demo(longer, tmp_path / "demo")["loss"] == found["loss"]
+    capsys.readouterr()
     demo(settings, tmp_path / "demo", again=True)
     assert "4. Training" in capsys.readouterr().err
 

@@ -110,6 +110,18 @@ def test_what_is_no_tokenizer_is_refused(tmp_path):
         Tokenizer.load(file)
 
 
+def test_a_foreign_character_tokenizer_keeps_its_ids(tmp_path):
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "b": 1, "a": 2}))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex("."), "isolated")
+    backend.add_special_tokens(["<pad>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    assert Tokenizer.load(tmp_path).encode("ab") == backend.encode("ab").ids == [2, 1]
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"word": 0}))
+    words.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match="knows whole words"):
+        Tokenizer.load(tmp_path)
+
+
 def test_another_end_of_text_is_read_from_the_settings_beside_it(tmp_path):
     tokenizer().save(tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())

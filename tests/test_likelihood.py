@@ -61,5 +61,5 @@ def test_bytes_and_characters_are_those_of_the_text():
 
 
 def test_nothing_to_foretell_is_refused():
-    with pytest.raises(UserError, match="has 1 tokens; at least 2 are needed"):
+    with pytest.raises(UserError, match="comes to 1 tokens; at least 2 are needed"):
         evaluate(step(), np.array([1]), TOKENIZER)

@@ -1,10 +1,13 @@
 import shutil
+from pathlib import Path
 
 import pytest
 
 from minigpt.errors import UserError
 from minigpt.evaluate.measure import as_table, measure, tokens_of
 from minigpt.pretrain import train
+
+from .test_pretrain import changed
 
 
 @pytest.fixture
@@ -18,6 +21,20 @@ def test_the_whole_held_out_part_is_measured_beside_its_baselines(run):
     assert list(found["baselines"]) == ["uniform", "unigram", "bigram"]
     assert found["loss"] < found["baselines"]["uniform"]["loss"]
     assert measure(run)["loss"] == found["loss"]
+
+
+def test_a_run_is_measured_as_it_was_trained(small_config, tmp_path, capsys):
+    text = tmp_path / "documents.txt"
+    text.write_text("<|endoftext|>".join(["the cat sat on the mat. " * 4] * 30))
+    config = changed(small_config, data={"source": str(text), "documents": "separate"})
+    run = train(config, tmp_path / "run")
+    said = float(capsys.readouterr().err.split("held-out loss ")[1].split()[0])
+    assert abs(measure(run)["loss"] - said) < 1e-4
+
+
+def test_a_checkpoint_knows_its_run_from_inside(run, monkeypatch):
+    monkeypatch.chdir(run / "checkpoints" / "step-00000024")
+    assert measure(Path())["tokens"] == measure(run)["tokens"]
 
 
 def test_without_the_cache_the_tokens_are_made_again(run, monkeypatch, tmp_path):

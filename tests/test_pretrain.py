@@ -177,11 +177,11 @@ def test_epochs_become_steps(small_config, tmp_path):
 
 def test_minutes_become_steps_once(small_config, tmp_path, monkeypatch):
     config = changed(small_config, train={"steps": 0, "minutes": 0.1})
-    monkeypatch.setattr("minigpt.pretrain.steps_in", lambda seconds, trial: 17)
+    monkeypatch.setattr("minigpt.pretrain.steps_in", lambda ends_at, trial: 17)
     train(config, tmp_path / "run")
     assert RunDir(tmp_path / "run").config.train.steps == 17
     assert RunDir(tmp_path / "run").config.train.minutes == 0
-    monkeypatch.setattr("minigpt.pretrain.steps_in", lambda seconds, trial: 99)
+    monkeypatch.setattr("minigpt.pretrain.steps_in", lambda ends_at, trial: 99)
     train(config, tmp_path / "run")
     assert outcome(tmp_path / "run")[0] == "step-00000017"
 
@@ -190,14 +190,15 @@ def test_steps_fill_the_time_that_is_left(small_config, tmp_path, monkeypatch):
     job = prepare_run(small_config, tmp_path / "run")
     monkeypatch.setattr(job, "seconds_per_step", lambda: (0.1, 0.8))
     val = len(job.tokens.val)
-    assert steps_in(100.0, job) == int((100 - 2.0 - 0.8 * (3 + val / 500)) / (0.1 + 0.8 / 8))
-    assert steps_in(0.0, job) == 1
+    monkeypatch.setattr("time.monotonic", lambda: 1000.0)
+    assert steps_in(1100.0, job) == int((100 - 0.8 * (2 + val / 500)) / (0.1 + 0.8 / 8))
+    assert steps_in(900.0, job) == 1
 
 
 def test_timing_leaves_no_trace(small_config, tmp_path, monkeypatch):
     monkeypatch.setattr("minigpt.job.TRIAL_SECONDS", 0.1)
     monkeypatch.setattr(
-        "minigpt.pretrain.steps_in", lambda seconds, trial: 24 * all(trial.seconds_per_step())
+        "minigpt.pretrain.steps_in", lambda ends_at, trial: 24 * all(trial.seconds_per_step())
     )
     train(small_config, tmp_path / "steps")
     train(changed(small_config, train={"steps": 0, "minutes": 0.1}), tmp_path / "minutes")
@@ -284,3 +285,71 @@ def test_the_defaults_are_a_run(tmp_path, small_text):
     )
     train(config, tmp_path / "run")
     assert outcome(tmp_path / "run")[0] == "step-00000001"
+
+
+def test_a_run_without_a_whole_checkpoint_is_not_started_over_unasked(small_config, tmp_path):
+    run = train(small_config, tmp_path / "run")
+    rows = RunDir(run).metrics
+    for folder in (run / "checkpoints").iterdir():
+        (folder / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="no whole checkpoint to go on from .*--again starts over"):
+        train(small_config, run)
+    assert RunDir(run).metrics == rows
+    train(small_config, run, again=True)
+
+
+@pytest.mark.parametrize("lr", [1e30, 1e4])
+def test_a_diverged_run_stops_and_keeps_its_last_good_checkpoint(small_config, tmp_path, lr):
+    config = changed(
+        small_config, optim={"lr": lr, "clip": 0.0, "warmup_steps": 0, "weight_decay": 1e5}
+    )
+    with pytest.raises(UserError, match=r"has diverged: at step \d+ the .* smaller optim\.lr"):
+        train(config, tmp_path / "run")
+    newest = RunDir(tmp_path / "run").newest_whole()[0]
+    weights = minigpt.GPT.from_pretrained(newest.path).state_dict()
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    json.loads(
+        (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1],
+        parse_constant=pytest.fail,
+    )
+
+
+def test_a_text_without_line_ends_trains_with_the_default_prompt(small_config, tmp_path):
+    text = tmp_path / "line.txt"
+    text.write_text("the cat sat on the mat. " * 200)
+    config = changed(small_config, data={"source": str(text)}, sample={"prompt": "\n"})
+    assert RunDir(train(config, tmp_path / "run")).config.sample.prompt == ""
+    with pytest.raises(UserError, match=r"sample\.prompt cannot be used: .*'é'"):
+        train(changed(config, sample={"prompt": "é"}), tmp_path / "run", again=True)
+    assert outcome(tmp_path / "run")[0] == "step-00000024"
+
+
+def test_a_run_of_epochs_can_be_given_more_steps(small_config, tmp_path):
+    config = changed(small_config, train={"steps": 0, "epochs": 0.1})
+    steps = RunDir(train(config, tmp_path / "run")).config.train.steps
+    longer = changed(small_config, train={"steps": steps + 3})
+    with pytest.raises(UserError, match=rf"train\.steps was {steps}, now {steps + 3}"):
+        train(longer, tmp_path / "run")
+    train(longer, tmp_path / "run", override=True)
+    assert outcome(tmp_path / "run")[0] == f"step-{steps + 3:08d}"
+    with pytest.raises(UserError, match="but the run is at step"):
+        train(changed(small_config, train={"steps": 1}), tmp_path / "run", override=True)
+
+
+def test_run_toml_with_one_harmless_change_is_the_same_run(small_config, tmp_path):
+    train(small_config, tmp_path / "run")
+    resolved = RunDir(tmp_path / "run").config
+    train(changed(resolved, train={"log_every": 7}), tmp_path / "run")
+    with pytest.raises(UserError, match=r"other settings: optim\.lr was 0\.01, now 0\.5\. Restore"):
+        train(changed(resolved, optim={"lr": 0.5}), tmp_path / "run")
+
+
+def test_the_shape_cannot_be_overridden(small_config, tmp_path):
+    train(small_config, tmp_path / "run")
+    with pytest.raises(UserError, match=r"model\.n_embd cannot be changed by --override"):
+        train(changed(small_config, model={"n_embd": 32}), tmp_path / "run", override=True)
+
+
+def test_a_shortened_warm_up_is_said(small_config, tmp_path, capsys):
+    prepare_run(changed(small_config, optim={"warmup_steps": 100}), tmp_path / "run")
+    assert "optim.warmup_steps = 100 would take up the whole run" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from minigpt.errors import UserError
 def written(folder, vocab_size=300):
     shards.write_tokens(folder, "train", [np.array([1, 2]), np.array([299])], vocab_size)
     shards.write_tokens(folder, "val", [], vocab_size)
+    (folder / "tokenizer.json").write_text("{}")
     return shards.write_manifest(folder, vocab_size, {"fingerprint": "x"})
 
 
@@ -33,5 +34,12 @@ def test_a_cut_file_is_refused(tmp_path):
         shards.open_tokens(tmp_path, manifest)
 
 
-def test_without_a_manifest_there_is_nothing(tmp_path):
+@pytest.mark.parametrize("name", ["manifest.json", "tokenizer.json", "val.bin"])
+def test_a_folder_that_is_not_whole_is_as_good_as_none(tmp_path, name):
+    assert shards.read_manifest(tmp_path) is None
+    written(tmp_path)
+    (tmp_path / name).unlink()
+    assert shards.read_manifest(tmp_path) is None
+    written(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
     assert shards.read_manifest(tmp_path) is None

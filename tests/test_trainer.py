@@ -42,9 +42,3 @@ def test_the_pieces_of_the_tokenizers_library(tmp_path):
     pieces = bpe.BPE(learnt).pieces[256:]
     by_id = sorted(theirs.get_vocab().items(), key=lambda item: item[1])
     assert pieces == [_bytes_of(name) for name, index in by_id if index >= 256]
-
-
-def test_progress_is_reported_for_each_merge():
-    seen = []
-    trainer.train_merges({b"aaaa": 5}, 2, seen.append)
-    assert seen == [1, 2]

@@ -38,14 +38,15 @@ def read_corpus(source: str) -> Corpus:
     Raises:
         UserError: there is no such source, it holds no text, or it is not UTF-8.
     """
+    path = Path(source).expanduser()
     if source == STANDARD_INPUT:
         corpus = Corpus("standard input", _cut(_decoded(sys.stdin.buffer.read(), "standard input")))
     elif source in NAMED:
         corpus = _python_docs()
-    elif Path(source).is_dir():
-        corpus = _folder(Path(source))
-    elif Path(source).is_file():
-        corpus = Corpus(source, _cut(_read_file(Path(source))))
+    elif source.strip() and len(path.name) < 256 and path.is_dir():
+        corpus = _folder(path)
+    elif source.strip() and len(path.name) < 256 and path.is_file():
+        corpus = Corpus(source, _cut(_read_file(path)))
     else:
         raise UserError(
             f"there is no text at {source!r}{did_you_mean(source, NAMED)}; "
@@ -107,6 +108,7 @@ def _decoded(content: bytes, name: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------ python-docs
 
+_EXTRACTION = 1  # a change of what is taken makes texts in the cache unfindable
 _NOT_DOCUMENTATION = {
     "__pycache__", "ensurepip", "idlelib", "lib2to3", "lib-dynload", "pydoc_data", "site-packages", "dist-packages",
     "test", "tests", "turtledemo",
@@ -119,7 +121,7 @@ def _python_docs() -> Corpus:
     Extracting them takes some seconds, so the text is kept in the cache. It differs between versions of Python.
     """
     version = platform.python_version()
-    kept = cache_folder() / "corpora" / f"python-docs-{version}.jsonl"
+    kept = cache_folder() / "corpora" / f"python-docs-{version}-v{_EXTRACTION}.jsonl"
     if not kept.is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
         library = Path(sysconfig.get_paths()["stdlib"])

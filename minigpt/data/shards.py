@@ -70,6 +70,10 @@ def open_tokens(folder: Path, manifest: dict[str, Any]) -> tuple[np.ndarray, np.
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest of a token folder, or None where there is no whole one."""
-    path = folder / "manifest.json"
-    return read_json(path) if path.is_file() else None
+    """Return the manifest of a token folder, or None where the folder is not whole: it can be made again."""
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except UserError:
+        return None
+    whole = all((folder / name).is_file() for name in ("tokenizer.json", "train.bin", "val.bin"))
+    return manifest if whole and "files" in manifest and "fingerprint" in manifest else None

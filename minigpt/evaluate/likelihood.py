@@ -75,8 +75,7 @@ def evaluate(
     """
     if len(tokens) < 2:
         raise UserError(
-            f"the held-out part has {len(tokens)} tokens; at least 2 are needed, so hold out more "
-            "(data.val_fraction) or use more text"
+            f"the text to measure on comes to {len(tokens)} tokens; at least 2 are needed, so use more text"
         )
     started, training = time.perf_counter(), step.training
     block_size, device = step.model.config.block_size, step.model.head.weight.device
@@ -91,7 +90,7 @@ def evaluate(
         batch = make_batch(np.stack(windows), separator)
         targets.append(batch.targets[batch.targets != IGNORED].numpy())
         batch = batch.to(device)
-        nats += step(batch.ids.clamp(min=0), batch.targets, batch.documents)[0].double().item()
+        nats += step(batch.ids.clamp(min=0), batch.targets, batch.documents)[0].item()
     step.train(training)
     foretold = np.concatenate(targets)
     scale, loss = Scale(tokenizer, foretold), nats / len(foretold)

@@ -1,13 +1,13 @@
 """A run directory in; its likelihoods on held-out text out, beside the baselines from the text it was trained on."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minigpt.config import TrainConfig
-from minigpt.data.corpora import read_corpus
+from minigpt.config import RunConfig, TrainConfig
 from minigpt.data.prepare import Tokens, find_prepared, joined, prepare
 from minigpt.errors import UserError
 from minigpt.evaluate.baselines import baselines
@@ -18,26 +18,30 @@ from minigpt.rundir import RunDir, load
 from minigpt.runtime import prepare_step, start_runtime
 
 
-def measure(run: Path, data: str | None = None, device: str = "auto") -> dict[str, Any]:
+def measure(run: Path, documents: list[str] | None = None, device: str = "auto") -> dict[str, Any]:
     """Return loss, perplexity, bits per byte and character, tokens, seconds, and baselines where there are some.
 
     Args:
         run: a run directory, one of its checkpoints, or a Hugging Face directory.
-        data: a text to measure on; None: the held-out part of the run.
+        documents: a text to measure on; None: the held-out part of the run.
         device: where.
 
     Raises:
-        UserError: nothing to load, or no text to measure on.
+        UserError: nothing to load, no text to measure on, or weights that are not numbers.
     """
     model, tokenizer = load(run)
-    settings = TrainConfig(device=device)
+    config = RunDir(_run_of(run)).config if (_run_of(run) / "run.toml").is_file() else RunConfig()
+    settings = TrainConfig(device=device, dtype=config.train.dtype)
     step = prepare_step(TrainStep(model), start_runtime(settings), settings)
-    if data is None:
+    if documents is None:
         tokens = tokens_of(run)
         val, compared = tokens.val, baselines(tokens.train, tokens.val, tokenizer)
     else:
-        val, compared = np.concatenate(list(joined(read_corpus(data).documents, tokenizer))), {}
-    found = evaluate(step, val, tokenizer)
+        val, compared = np.concatenate(list(joined(documents, tokenizer))), {}
+    separator = tokenizer.eos_id if config.data.documents == "separate" else None
+    found = evaluate(step, val, tokenizer, separator=separator)
+    if not math.isfinite(found.loss):
+        raise UserError(f"the loss of {run} is {found.loss}: its weights are damaged or diverged")
     return dataclasses.asdict(found) | {"baselines": compared}
 
 
@@ -47,10 +51,10 @@ def tokens_of(run: Path) -> Tokens:
     Raises:
         UserError: `run` is no run, or its text is gone or has changed.
     """
-    folder = run.parent.parent if run.parent.name == "checkpoints" else run
+    folder = _run_of(run)
     if not (folder / "data.json").is_file():
         raise UserError(f"{run} does not say what it was trained on; pass a text with --data")
-    fingerprint = read_json(folder / "data.json").get("fingerprint", "")
+    fingerprint = str(read_json(folder / "data.json").get("fingerprint", ""))
     if found := find_prepared(fingerprint):
         return found
     tokens = prepare(RunDir.open(folder).config.data)
@@ -59,6 +63,12 @@ def tokens_of(run: Path) -> Tokens:
             f"the text that {folder} was trained on has changed; pass the text to measure on with --data"
         )
     return tokens
+
+
+def _run_of(path: Path) -> Path:
+    """Return the run directory that a checkpoint belongs to, or the path itself."""
+    path = path.resolve()
+    return path.parent.parent if path.parent.name == "checkpoints" else path
 
 
 def as_table(measured: dict[str, dict[str, Any]]) -> str:

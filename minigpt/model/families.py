@@ -332,7 +332,11 @@ def from_hugging_face(settings: Mapping[str, Any], tensors: Tensors) -> tuple[Mo
                 state |= {key: part.contiguous() for key, part in zip(ours, parts, strict=True)}
         state |= tensors  # what has no name in the table is reported as extra
         if settings["model_type"] == "gpt2" and not config.bias:
-            state = {key: tensor for key, tensor in state.items() if not key.endswith(".bias")}
+            biases = {key: tensor for key, tensor in state.items() if key.endswith(".bias")}
+            if any(tensor.any() for tensor in biases.values()):
+                config = dataclasses.replace(config, bias=True)  # learnt elsewhere since
+            else:
+                state = {key: tensor for key, tensor in state.items() if key not in biases}
     if config.tie_embeddings and "embedding.weight" in state:
         state["head.weight"] = state["embedding.weight"]
     return config, state
@@ -344,7 +348,7 @@ def shape_of(settings: Mapping[str, Any]) -> ModelConfig:
     Raises:
         UserError: an unknown architecture, or a setting that this model does not have.
     """
-    family = FAMILIES.get(settings.get("model_type", ""))
+    family = FAMILIES.get(str(settings.get("model_type")))
     if family is None:
         raise UserError(
             f"its model_type is {settings.get('model_type')!r}; wanted one of {', '.join(FAMILIES)}"
@@ -353,6 +357,8 @@ def shape_of(settings: Mapping[str, Any]) -> ModelConfig:
         return family.to_shape(settings).resolve()
     except KeyError as error:
         raise UserError(f"its config.json lacks {error}") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"its config.json holds a value of a wrong type: {error}") from None
 
 
 def _with_prefix(tensors: Tensors) -> Tensors:

@@ -1,6 +1,6 @@
 """Characters in, ids out: each distinct character of a text is a token, in the order of their code points."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -21,10 +21,10 @@ def alphabet(texts: Iterable[str]) -> list[str]:
 class CharTable:
     """The id of every character, as one array over code points."""
 
-    def __init__(self, characters: Sequence[str]) -> None:
-        points = [ord(character) for character in characters]
+    def __init__(self, vocabulary: Mapping[str, int]) -> None:
+        points = [ord(character) for character in vocabulary]
         self.ids = np.full(max(points, default=0) + 2, UNKNOWN, dtype=np.int64)
-        self.ids[points] = np.arange(len(points))
+        self.ids[points] = list(vocabulary.values())
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of `text`, (characters,) int64.

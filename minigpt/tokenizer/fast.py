@@ -43,8 +43,12 @@ class Tokenizer:
         if content["model"]["type"] == "WordLevel":
             self.kind = "char"
             to_bytes = str.encode
-            ordinary = [name for name in vocabulary if name not in added]
-            self._table = CharTable(sorted(ordinary, key=vocabulary.__getitem__))
+            characters = {name: i for name, i in vocabulary.items() if name not in added}
+            if any(len(name) != 1 for name in characters):
+                raise UserError(
+                    "this tokenizer.json knows whole words; wanted a byte-level BPE or a character tokenizer"
+                )
+            self._table = CharTable(characters)
         elif content["model"]["type"] == "BPE" and "ByteLevel" in json.dumps(content["decoder"]):
             self.kind = "bpe"
             to_bytes = _bytes_of
@@ -98,7 +102,7 @@ class Tokenizer:
     def save(self, folder: Path | str) -> None:
         """Write `tokenizer.json` and what `transformers` needs beside it into `folder`."""
         folder = Path(folder)
-        end = END_OF_TEXT if self.eos_id is None else self.pieces[self.eos_id].decode()
+        end = None if self.eos_id is None else self.pieces[self.eos_id].decode()
         # Without the class, a directory with a GPT-2 or Qwen3 config.json gets that family's tokenizer class, which
         # reads a character tokenizer wrongly.
         settings = {
@@ -130,7 +134,8 @@ class Tokenizer:
             raise UserError(f"{file} is not a whole tokenizer.json: {error}") from None
         beside = file.with_name("tokenizer_config.json")
         eos = read_json(beside).get("eos_token") if beside.is_file() else None
-        return cls(backend, eos["content"] if isinstance(eos, dict) else eos or END_OF_TEXT)
+        eos = eos.get("content") if isinstance(eos, dict) else eos
+        return cls(backend, eos if isinstance(eos, str) else END_OF_TEXT)
 
 
 class TextStream:

@@ -6,22 +6,14 @@ the heap are never corrected, only outdated: one that no longer says the pair's 
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 
 from minigpt.tokenizer.bpe import Pair, join
 
 
-def train_merges(
-    words: Mapping[bytes, int], count: int, on_merge: Callable[[int], None] = lambda done: None
-) -> list[Pair]:
-    """Return up to `count` merges; the same ones as `bpe.train_merges`.
-
-    Args:
-        words: how often each word occurs.
-        count: merges wanted.
-        on_merge: called with the number of merges learnt so far.
-    """
+def train_merges(words: Mapping[bytes, int], count: int) -> list[Pair]:
+    """Return up to `count` merges of words with their counts; the same ones as `bpe.train_merges`."""
     sequences = [list(word) for word in words]
     weights = list(words.values())
     counts: defaultdict[Pair, int] = defaultdict(int)
@@ -59,5 +51,4 @@ def train_merges(
         for pair in changed:
             if counts[pair] > 0:
                 heapq.heappush(heap, (-counts[pair], pair))
-        on_merge(len(merges))
     return merges
