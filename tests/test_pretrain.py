@@ -292,7 +292,7 @@ def test_a_run_without_a_whole_checkpoint_is_not_started_over_unasked(small_conf
     rows = RunDir(run).metrics
     for folder in (run / "checkpoints").iterdir():
         (folder / "manifest.json").write_text("{}")
-    with pytest.raises(UserError, match="no whole checkpoint to go on from .*--again starts over"):
+    with pytest.raises(UserError, match=r"no whole checkpoint to go on from .*--again starts over"):
         train(small_config, run)
     assert RunDir(run).metrics == rows
     train(small_config, run, again=True)
