@@ -32,7 +32,7 @@ def demo(config: RunConfig, out: Path, *, again: bool = False) -> dict[str, Any]
     """
     job = _open(config, out, again)
     say = job.log.say
-    if job.progress.step >= job.steps:
+    if job.is_finished:
         say(f"This demo is done: {out} holds its model. `minigpt demo --again` starts over.\n")
     else:
         _introduce_model(job)

@@ -74,6 +74,11 @@ class TrainingJob:
         self._stop = threading.Event()
         log.total_steps = self.steps
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether every step is done."""
+        return self.progress.step >= self.steps
+
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take up weights, optimiser and progress, and cut the logs to what the checkpoint knew."""
         state = checkpoint.state()
@@ -96,7 +101,7 @@ class TrainingJob:
         """
         with StopSignals(self._stop) as signals, self.log:
             fit(self, self.progress)
-        if self.progress.step < self.steps:
+        if not self.is_finished:
             self.log.say(
                 f"stopped and saved at step {self.progress.step}; the same command goes on from here"
             )

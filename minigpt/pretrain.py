@@ -46,7 +46,7 @@ def train(
     """
     job = prepare_run(config, out, again=again, override=override, started=started)
     introduce(job)
-    if job.progress.step >= job.steps:
+    if job.is_finished:
         job.log.say(f"this run is finished ({job.steps} steps); --again starts over")
     job.fit()
     job.load_best()
@@ -109,23 +109,22 @@ def _resumed(
             f"the text of {config.data.source} has changed since {run.path} was begun; "
             "restore it, or pass --again to start over"
         )
+    resolved = dataclasses.replace(resolved, sample=_sample_for(resolved, tokens))
     job = TrainingJob(resolved, config, tokens, runtime, run, log)
     job.resume(checkpoint)
     run.create(resolved, tokens.facts)
     for line in skipped:
         log.say(line)
+    before = settings.from_dict(state["config"], "the checkpoint")
     differing = _differences(state["runtime"], runtime.describe())
     if differing:
         log.say(
             f"this is not the machine that the run was begun on ({'; '.join(differing)}): it goes on, but no "
             "longer bit for bit"
         )
-    if differing or settings.changes(
-        resolved, settings.from_dict(state["config"], "the checkpoint")
-    ):
-        job.progress.best_loss = (
-            None  # the best weights in the root may be of a future that will not come
-        )
+    if (differing or _serious(settings.changes(before, resolved))) and not job.is_finished:
+        # The best weights in the root may be of a future that will not come: the next ones take their place.
+        job.progress.best_loss = None
     return job
 
 
@@ -221,9 +220,7 @@ def settings_to_resume(config: RunConfig, state: dict[str, Any], override: bool)
         raise UserError(
             f"train.steps is {config.train.steps}, but the run is at step {state['progress']['step']} already"
         )
-    serious = {
-        k: v for k, v in changed.items() if k not in HARMLESS and not k.startswith("sample.")
-    }
+    serious = _serious(changed)
     if serious and not override:
         listed = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in serious.items())
         raise UserError(
@@ -272,6 +269,12 @@ def _of_length(config: RunConfig, steps: int) -> RunConfig:
         config.optim, warmup_steps=warmup if warmup < steps else steps // 10
     )
     return dataclasses.replace(config, train=train, optim=optim)
+
+
+def _serious(changed: dict[str, Any]) -> dict[str, Any]:
+    """Return of these changes the ones that change what is learnt, measured or kept as best."""
+    harmless = {key for key in changed if key in HARMLESS or key.startswith("sample.")}
+    return {key: values for key, values in changed.items() if key not in harmless}
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

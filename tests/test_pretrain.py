@@ -344,6 +344,17 @@ def test_run_toml_with_one_harmless_change_is_the_same_run(small_config, tmp_pat
         train(changed(resolved, optim={"lr": 0.5}), tmp_path / "run")
 
 
+def test_a_harmless_change_keeps_the_best_weights(small_config, tmp_path):
+    config = changed(small_config, optim={"lr": 3.0, "warmup_steps": 16, "schedule": "constant"})
+    run = train(config, tmp_path / "run")
+    best = (run / "model.safetensors").read_bytes()
+    assert best != (run / "checkpoints" / "step-00000024" / "model.safetensors").read_bytes()
+    train(changed(config, sample={"prompt": "a "}, train={"keep": 1}), run)
+    assert (run / "model.safetensors").read_bytes() == best
+    with pytest.raises(UserError, match=r"sample\.prompt cannot be used"):
+        train(changed(config, sample={"prompt": "é"}), run)
+
+
 def test_the_shape_cannot_be_overridden(small_config, tmp_path):
     train(small_config, tmp_path / "run")
     with pytest.raises(UserError, match=r"model\.n_embd cannot be changed by --override"):
