@@ -6,6 +6,7 @@ Progress goes to standard error, results to standard output. Exit status: 0 done
 import dataclasses
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ def run(started: float, arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line (None: this process's) and return the exit status."""
     global _started
     _started = started
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - closed by who called us; for as long as we run
     for stream in (sys.stdout, sys.stderr):
         if isinstance(
             stream, io.TextIOWrapper

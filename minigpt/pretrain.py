@@ -77,9 +77,12 @@ def prepare_run(
     checkpoint, skipped = (None, []) if again else run.newest_whole()
     if checkpoint is not None:
         return _resumed(config, run, log, checkpoint, skipped, override)
-    if skipped:
+    if not again and (
+        skipped or run.metrics
+    ):  # the first row is written after the first checkpoint
         raise UserError(
-            f"{out} has no whole checkpoint to go on from ({'; '.join(skipped)}); --again starts over"
+            f"{out} has no whole checkpoint to go on from ({'; '.join(skipped) or 'they are gone'}); its best "
+            "weights may still load; --again starts over"
         )
     runtime = start_runtime(config.train)
     tokens = prepare(config.data, log.say)

@@ -93,9 +93,9 @@ class RunDir:
         Raises:
             UserError: it does, or it is a file.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file; a run needs a folder of its own (--out)")
         try:
+            if self.path.exists() and not self.path.is_dir():
+                raise UserError(f"{self.path} is a file; a run needs a folder of its own (--out)")
             ours = (self.path / "run.toml").is_file()
         except OSError as error:
             raise UserError(f"--out cannot be {str(self.path)[:60]}…: {error.strerror}") from None

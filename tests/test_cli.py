@@ -281,13 +281,9 @@ def test_where_a_run_goes_by_itself():
 def test_every_setting_is_in_the_help(capsys):
     call("train", "--help")
     shown = capsys.readouterr().out
-    for name in (
-        "--model.n-kv-head",
-        "--optim.warmup-steps",
-        "--train.micro-batch-size",
-        "--sample.top-p",
-    ):
-        assert name in shown
+    for section, fields in config.SECTIONS.items():
+        for item in dataclasses.fields(fields):
+            assert f"--{section}.{item.name.replace('_', '-')} " in shown
 
 
 @pytest.mark.slow

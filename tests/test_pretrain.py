@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 import threading
 
 import pytest
@@ -293,6 +294,9 @@ def test_a_run_without_a_whole_checkpoint_is_not_started_over_unasked(small_conf
     for folder in (run / "checkpoints").iterdir():
         (folder / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match=r"no whole checkpoint to go on from .*--again starts over"):
+        train(small_config, run)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(UserError, match=r"no whole checkpoint to go on from \(they are gone\)"):
         train(small_config, run)
     assert RunDir(run).metrics == rows
     train(small_config, run, again=True)

@@ -64,6 +64,47 @@ def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path, name, damage):
     )
 
 
+def test_a_damaged_later_checkpoint_never_costs_the_one_just_saved(tmp_path):
+    run = begun(tmp_path, steps=(10, 20))
+    (run.checkpoints / "step-00000020" / "manifest.json").write_text("{}")
+    (run.checkpoints / "step-abc").mkdir()
+    run.save_checkpoint(12, GPT(tiny()), TOKENIZER, {"a/b": torch.zeros(1)}, {"step": 12}, 1)
+    assert run.newest_whole()[0].state() == {"step": 12}
+    assert sorted(os.listdir(run.checkpoints)) == ["step-00000012", "step-abc"]
+
+
+@pytest.mark.parametrize("files", [[], None, {"state.json": 5}, {"state.json": {}}, {}])
+def test_a_manifest_of_another_shape_is_damage(tmp_path, files):
+    run = begun(tmp_path)
+    (run.checkpoints / "step-00000020" / "manifest.json").write_text(json.dumps({"files": files}))
+    assert run.newest_whole()[0].path.name == "step-00000010"
+
+
+def test_a_start_that_was_killed_does_not_lock_the_folder(tmp_path):
+    (tmp_path / ".run.toml.123.tmp").write_text("half")
+    RunDir(tmp_path).check_free()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".step-00000001.tmp").mkdir()
+    (tmp_path / "run.toml").write_text(
+        "[model]\
+"
+    )
+    RunDir(tmp_path).check_free()
+    begun(tmp_path)
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
+def test_a_folder_that_only_looks_like_a_run_is_refused(tmp_path):
+    (tmp_path / "run.toml").write_text("# my notes")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds files that are not of a run"):
+        RunDir(tmp_path).check_free()
+    with pytest.raises(UserError, match="is a file, so"):
+        RunDir(tmp_path / "config.json" / "run").check_free()
+    with pytest.raises(UserError, match="File name too long"):
+        RunDir(tmp_path / ("x" * 300)).check_free()
+
+
 def test_a_checkpoint_without_a_manifest_is_none(tmp_path):
     run = begun(tmp_path)
     for folder in run.checkpoints.iterdir():
