@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import os
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from minigpt import cli
+from minigpt import cli, config
 from minigpt.config import presets, to_toml
 from minigpt.pretrain import train
 from minigpt.rundir import RunDir
