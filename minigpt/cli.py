@@ -44,12 +44,11 @@ def run(started: float, arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line (None: this process's) and return the exit status."""
     global _started
     _started = started
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - closed by who called us; for as long as we run
+    if sys.stdout is None:  # closed by who called us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process runs
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # a terminal that cannot show a character shows another
-            stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal cannot show it shows as "?"
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         command(*bound.args, **bound.kwargs)
@@ -61,9 +60,8 @@ def run(started: float, arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stderr.close()
         return 0
-    except (
-        OSError
-    ) as error:  # a full disk, a folder without permission: nothing that was whole is lost
+    except OSError as error:
+        # A full disk, a folder without permission; nothing that was whole is lost.
         place = f": {error.filename}" if error.filename else ""
         _note(f"minigpt: {error.strerror or error}{place}")
         return 1
@@ -244,20 +242,19 @@ def sample(
     run
         A run directory, one of its checkpoints, or a Hugging Face directory.
     """
-    layers = [("the command line", {"sample": _given(options)})]
-    if (run / "run.toml").is_file():
-        own_prompt = config.file_layer(run / "run.toml")[1].get("sample", {}).get("prompt")
-        layers.insert(0, (str(run / "run.toml"), {"sample": {"prompt": own_prompt}}))
-    settings = config.build(layers).sample
+    from minigpt.rundir import RunDir, load
+    from minigpt.sampling import stream
+
+    given = _given(options)
+    if "prompt" not in given and (run / "run.toml").is_file():
+        given["prompt"] = RunDir(run).config.sample.prompt
+    settings = config.build([("the command line", {"sample": given})]).sample
     if settings.prompt == "-":
         settings = dataclasses.replace(settings, prompt=_standard_input())
     if any("\udc80" <= character <= "\udcff" for character in settings.prompt):
         raise UserError(
             "the prompt is not UTF-8; set the terminal to UTF-8, or pass it with --prompt -"
         )
-    from minigpt.rundir import load
-    from minigpt.sampling import stream
-
     model, tokenizer = load(run)
     length, context = len(tokenizer.encode(settings.prompt)), model.config.block_size
     if length > context:

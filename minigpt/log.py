@@ -26,9 +26,8 @@ class Log:
         self.total_steps, self.done = total_steps, 0
         self._early: list[str] = []  # said before there was a folder to write it to
         self.console = Console(stderr=True, highlight=False)
-        self.console.soft_wrap = (
-            not self.console.is_terminal
-        )  # a terminal wraps between words, a file nowhere
+        # A terminal wraps between words, a file nowhere.
+        self.console.soft_wrap = not self.console.is_terminal
         self._live: Progress | None = None
         self._said_at = -PLAIN_EVERY
 

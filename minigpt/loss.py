@@ -8,9 +8,8 @@ from torch.utils.checkpoint import checkpoint
 from minigpt.model.transformer import GPT
 
 IGNORED = -100  # a target that is not counted
-LOGITS_AT_ONCE = (
-    1 << 25
-)  # numbers: 128 MB in fp32; larger logits are made chunk by chunk and never exist whole
+# Numbers: 128 MB in fp32. Larger logits are made chunk by chunk and never exist whole.
+LOGITS_AT_ONCE = 1 << 25
 
 
 class TrainStep(nn.Module):

@@ -77,9 +77,8 @@ def prepare_run(
     checkpoint, skipped = (None, []) if again else run.newest_whole()
     if checkpoint is not None:
         return _resumed(config, run, log, checkpoint, skipped, override)
-    if not again and (
-        skipped or run.metrics
-    ):  # the first row is written after the first checkpoint
+    # The first row is written after the first checkpoint, so a run with rows once had one.
+    if not again and (skipped or run.metrics):
         raise UserError(
             f"{out} has no whole checkpoint to go on from ({'; '.join(skipped) or 'they are gone'}); its best "
             "weights may still load; --again starts over"

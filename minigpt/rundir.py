@@ -181,9 +181,8 @@ class RunDir:
         """Remove what a run has written here, and nothing else; what makes the folder a run goes last."""
         if self.checkpoints.is_dir():
             gone = self.checkpoints.with_name(f".checkpoints.{os.getpid()}.tmp")
-            os.replace(
-                self.checkpoints, gone
-            )  # in one step: no run is left with half of its checkpoints
+            # In one step: no run is left with half of its checkpoints.
+            os.replace(self.checkpoints, gone)
             shutil.rmtree(gone)
         for name in (*WRITTEN, "run.toml"):
             (self.path / name).unlink(missing_ok=True)

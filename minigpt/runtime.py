@@ -71,9 +71,8 @@ def start_runtime(config: TrainConfig) -> Runtime:
     if deterministic and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.compile:
-        torch.use_deterministic_algorithms(
-            deterministic
-        )  # tells the compiler too, and so imports it: 2 seconds
+        # Tells the compiler too, and so imports it, which takes two seconds.
+        torch.use_deterministic_algorithms(deterministic)
     else:
         torch.set_deterministic_debug_mode("error" if deterministic else "default")
     # Filling fresh memory would only make reads of unwritten memory repeatable, and costs a pass over each tensor.
