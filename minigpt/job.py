@@ -136,6 +136,8 @@ class TrainingJob:
         if progress.step == self._resumed_at:
             return
         self._check_finite(progress)
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise self._diverged(progress.step, "largest weight", math.nan)
         state = dataclasses.asdict(progress) | {"losses": [float(x) for x in progress.losses]}
         self.run.save_checkpoint(
             progress.step,

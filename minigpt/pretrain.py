@@ -21,7 +21,10 @@ from minigpt.model.size import padded_vocab_size, parameter_count
 from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import Runtime, start_runtime
 
-HARMLESS = ("train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every")
+HARMLESS = (
+    "train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every",
+    "data.source",  # a text may move: its fingerprint says whether it is the same
+)  # fmt: skip
 
 
 def train(
@@ -212,7 +215,7 @@ def settings_to_resume(config: RunConfig, state: dict[str, Any], override: bool)
             f"{' and '.join(lengths)} cannot be changed by --override: how many steps they come to was decided when "
             "the run began; pass --train.steps"
         )
-    fixed = [key for key in changed if key.startswith(("model.", "data."))]
+    fixed = [key for key in _serious(changed) if key.startswith(("model.", "data."))]
     if override and fixed:
         raise UserError(
             f"{' and '.join(fixed)} cannot be changed by --override: the weights and the order of the text depend "

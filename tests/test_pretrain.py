@@ -318,6 +318,28 @@ def test_a_diverged_run_stops_and_keeps_its_last_good_checkpoint(small_config, t
     )
 
 
+def test_weights_that_are_no_numbers_are_never_saved(small_config, tmp_path):
+    """Between two lines of the log too, where neither loss nor gradient is looked at."""
+    config = changed(
+        small_config,
+        optim={"lr": 1e30, "clip": 0.0, "warmup_steps": 0},
+        train={"log_every": 1000, "eval_every": 1000, "checkpoint_every": 1},
+    )
+    with pytest.raises(UserError, match="has diverged"):
+        train(config, tmp_path / "run")
+    for folder in (tmp_path / "run" / "checkpoints").iterdir():
+        weights = minigpt.GPT.from_pretrained(folder).state_dict()
+        assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_a_text_may_move(small_config, small_text, tmp_path):
+    train(small_config, tmp_path / "run")
+    moved = tmp_path / "moved.txt"
+    moved.write_text(small_text.read_text())
+    train(changed(small_config, data={"source": str(moved)}), tmp_path / "run")
+    assert RunDir(tmp_path / "run").config.data.source == str(moved)
+
+
 def test_a_text_without_line_ends_trains_with_the_default_prompt(small_config, tmp_path):
     text = tmp_path / "line.txt"
     text.write_text("the cat sat on the mat. " * 200)
