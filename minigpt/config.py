@@ -38,13 +38,13 @@ class ModelConfig:
         "ids that the model knows; 0: the tokenizer's, from 4,096 on rounded up to a multiple of 64",
         minimum=0,
     )
-    block_size: int = setting(128, "context in tokens", minimum=1)
-    n_layer: int = setting(4, "blocks", minimum=1)
-    n_head: int = setting(4, "query heads", minimum=1)
+    block_size: int = setting(128, "context in tokens", minimum=1, maximum=2**24)
+    n_layer: int = setting(4, "blocks", minimum=1, maximum=10_000)
+    n_head: int = setting(4, "query heads", minimum=1, maximum=2**14)
     n_kv_head: int = setting(
         0, "key/value heads; 0: n_head (multi-head), 1: multi-query", minimum=0
     )
-    n_embd: int = setting(128, "channels of the residual stream", minimum=1)
+    n_embd: int = setting(128, "channels of the residual stream", minimum=1, maximum=2**20)
     head_dim: int = setting(0, "channels of a head; 0: n_embd / n_head", minimum=0)
     mlp_hidden: int = setting(
         0,
@@ -163,7 +163,7 @@ class TrainConfig:
     minutes: float = setting(
         0.0, "instead of steps: wall time of the whole process", minimum=0, maximum=1e6
     )
-    batch_size: int = setting(32, "sequences in a step", minimum=1)
+    batch_size: int = setting(32, "sequences in a step", minimum=1, maximum=2**24)
     micro_batch_size: int = setting(
         0, "sequences in one forward and backward; 0: the whole batch", minimum=0
     )

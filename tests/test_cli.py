@@ -214,6 +214,8 @@ BAD = [
     (["train", "--data", ""], "there is no text at ''"),
     (["train", "--data", "x" * 300], "there is no text at"),
     (["train", "--out", ""], "--out is empty"),
+    (["train", "--model.n-layer", "99999999999999999999"], "wanted at least 1 and at most 10000"),
+    (["train", "--train.batch-size", "99999999999999"], "wanted at least 1 and at most"),
     (["train", "--device", "cpu:7"], "this machine does not have"),
     (["train", "--minutes", "inf"], "train.minutes is inf; wanted a finite number"),
     (["train", "--train.seed", "99999999999999999999"], "wanted at least 0 and at most"),
