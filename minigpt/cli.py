@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from minigpt import __version__, config
-from minigpt.config import RunConfig, SampleConfig
+from minigpt.config import DataConfig, RunConfig, SampleConfig
 from minigpt.errors import UserError
 
 app = App(
@@ -71,14 +71,16 @@ def run(started: float, arguments: Sequence[str] | None = None) -> int:
 # -------------------------------------------------------------------------------------------------------- settings
 
 
-def _options(section: Any) -> Any:
-    """Return a dataclass with the fields of a section as options: None where nothing is given.
+def _options(section: Any, without: Sequence[str] = ()) -> Any:
+    """Return a dataclass with the fields of a section (but some) as options: None where nothing is given.
 
     Values stay text until they are checked together with presets and files, so that all problems are said at once.
     """
     hints = get_type_hints(section)
     fields = []
     for item in dataclasses.fields(section):
+        if item.name in without:
+            continue
         kind: Any = bool if hints[item.name] is bool else str
         choices = get_args(hints[item.name]) if Literal is _origin(hints[item.name]) else ()
         listed = f" One of {', '.join(choices)}." if choices else ""
@@ -114,7 +116,11 @@ def _dataclass(name: str, fields: list[Any]) -> Any:
 
 Options: Any = _all_options()
 SampleOptions: Any = _options(SampleConfig)
-NO_OPTIONS, NO_SAMPLE_OPTIONS = Options(), SampleOptions()
+# What concerns the making of tokens; the rest of [data] concerns their reading.
+PrepareOptions: Any = _options(
+    DataConfig, without=("source", "documents", "stream", "token_dtype", "seed")
+)
+NO_OPTIONS, NO_SAMPLE_OPTIONS, NO_PREPARE_OPTIONS = Options(), SampleOptions(), PrepareOptions()
 
 
 def _given(options: Any) -> dict[str, Any]:
@@ -178,6 +184,229 @@ def demo(
 
 
 @app.command
+def prepare(
+    source: Annotated[str, TEXT],
+    /,
+    *,
+    out: Path,
+    workers: int | None = None,
+    shard_tokens: int | None = None,
+    executor: Literal["local", "slurm", "ray"] | None = None,
+    tasks: int = 1,
+    slurm_partition: str = "",
+    slurm_time: str = "24:00:00",
+    as_json: JSON = False,
+    options: Annotated[Any, Parameter(name="*")] = NO_PREPARE_OPTIONS,
+) -> None:
+    """Turn a text into tokens, once, in a folder that `minigpt train --data` takes. Killed, it goes on where it was.
+
+    Example: minigpt prepare books/ --out data/books --tokenizer bpe --vocab-size 8192
+
+    Parameters
+    ----------
+    source
+        A text file, .jsonl, .csv or .parquet (each also .gz or .zst), a folder of them, - (standard input, text),
+        hf:OWNER/NAME[:CONFIG], or a corpus by name: python-docs, shakespeare, tinystories, fineweb-edu.
+    out
+        The folder for the tokens.
+    workers
+        Threads; default: one for each core.
+    shard_tokens
+        A shard ends with the portion of text that brings it to so many tokens [default: 16,777,216].
+    executor
+        Have the parts of the source done as tasks by datatrove: on this machine, by SLURM, or by Ray.
+    tasks
+        How many; a task takes every so many-th part (a large file, or small ones up to 64 MB together).
+    slurm_partition
+        Where to queue.
+    slurm_time
+        The longest that a task may take.
+    """
+    given = _given(options) | {"source": source}
+    settings = config.build([("the command line", {"data": given})]).data
+    for name, value in (
+        ("--workers", workers),
+        ("--shard-tokens", shard_tokens),
+        ("--tasks", tasks),
+    ):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; wanted at least 1")
+    if executor is None and tasks > 1:
+        raise UserError(f"--tasks {tasks} needs --executor local, slurm or ray to run them")
+    if out == Path():
+        raise UserError("--out is empty or the folder you are in; the tokens need one of their own")
+    from minigpt import machine
+    from minigpt.data.encode import SHARD_TOKENS
+    from minigpt.data.executors import Tasks
+    from minigpt.data.prepare import prepare_folder
+
+    how = Tasks(executor, tasks, slurm_partition, slurm_time) if executor else None
+    made = prepare_folder(
+        settings,
+        out.expanduser(),
+        _note,
+        workers=workers,
+        shard_tokens=shard_tokens or SHARD_TOKENS,
+        tasks=how,
+    )
+    if made is None:
+        _note(f"the tasks are queued; {out} is whole when the last of them has ended")
+        _end(as_json, {"out": str(out), "queued": True})
+        return
+    seconds = time.monotonic() - _started
+    train, val = made.facts["train"], made.facts["val"]
+    size, tokens = train["bytes"] + val["bytes"], train["tokens"] + val["tokens"]
+    _result(
+        f"{out}: {train['tokens']:,} tokens to train on ({train['documents']:,} documents), "
+        f"{val['tokens']:,} held out ({val['documents']:,} documents); {made.tokenizer.vocab_size:,} ids"
+    )
+    _result(
+        f"{size / 1e6:.1f} MB of text in {seconds:.1f} s: {size / 1e6 / seconds:.1f} MB/s, "
+        f"{tokens / seconds:,.0f} tokens/s; peak memory {machine.peak_memory_bytes() / 1e6:.0f} MB"
+    )
+    facts = made.facts | {"out": str(out), "seconds": round(seconds, 2)}
+    _end(as_json, facts | {"peak_memory_bytes": machine.peak_memory_bytes()})
+
+
+tokenizer = App(name="tokenizer", help="Train a tokenizer of your own, and look at what one does.")
+app.command(tokenizer)
+
+
+@tokenizer.command(name="train")
+def tokenizer_train(
+    source: Annotated[str, TEXT],
+    /,
+    *,
+    out: Path,
+    vocab_size: int = 4096,
+    kind: Literal["bpe", "char"] = "bpe",
+    engine: Literal["own", "tokenizers"] = "own",
+    limit_bytes: int = 1_000_000_000,
+    field: str = "text",
+    errors: Literal["strict", "replace"] = "strict",
+    as_json: JSON = False,
+) -> None:
+    """Learn a tokenizer from a text.
+
+    Example: minigpt tokenizer train books/ --out books/tokenizer.json --vocab-size 20000
+
+    Parameters
+    ----------
+    source
+        As for minigpt prepare.
+    out
+        A folder, or a file called tokenizer.json in one.
+    vocab_size
+        Ids, the three special tokens included; for --kind bpe.
+    kind
+        Pieces of words that are learnt, or single characters.
+    engine
+        Who learns the merges: minigpt itself, or the tokenizers library (other merges where counts are equal).
+    limit_bytes
+        Bytes of text that are read at most; 0: all.
+    field
+        Where the text of a .jsonl, .csv or .parquet record stands.
+    errors
+        Bytes that are not UTF-8 end the reading, or become U+FFFD.
+    """
+    if vocab_size < 259 or vocab_size > 2**24:
+        raise UserError(f"--vocab-size is {vocab_size}; wanted at least 259 and at most {2**24}")
+    if limit_bytes < 0:
+        raise UserError(f"--limit-bytes is {limit_bytes}; wanted at least 0")
+    if out.suffix == ".json" and out.name != "tokenizer.json":
+        raise UserError(f"--out is {out}; wanted a folder, or a file called tokenizer.json in one")
+    from minigpt.data.corpora import open_source
+    from minigpt.data.formats import Reading
+    from minigpt.data.learn import train_tokenizer
+
+    text = open_source(source, Reading(field=field, errors=errors), together=limit_bytes > 0)
+    for note in text.notes:
+        _note(note)
+    made, facts = train_tokenizer(
+        text, kind=kind, vocab_size=vocab_size, engine=engine, limit_bytes=limit_bytes, say=_note
+    )
+    text.discard()
+    folder = out.parent if out.name == "tokenizer.json" else out
+    folder.mkdir(parents=True, exist_ok=True)
+    made.save(folder, facts)
+    by = f" (merges learnt by {'minigpt' if engine == 'own' else engine})" if kind == "bpe" else ""
+    seconds = time.monotonic() - _started
+    _result(
+        f"{folder / 'tokenizer.json'}: {made.vocab_size:,} ids from {facts['bytes'] / 1e6:.1f} MB of {text.name} "
+        f"in {seconds:.1f} s{by}"
+    )
+    _end(
+        as_json,
+        facts | {"out": str(folder), "vocab_size": made.vocab_size, "seconds": round(seconds, 2)},
+    )
+
+
+@tokenizer.command(name="show")
+def tokenizer_show(which: str, text: Annotated[str, TEXT], /, *, as_json: JSON = False) -> None:
+    """Show how a tokenizer cuts a text: pieces in colours, ids, characters and bytes per token.
+
+    Example: minigpt tokenizer show runs/demo "Return the number of items."
+
+    Parameters
+    ----------
+    which
+        gpt2, a tokenizer.json, a folder with one (a run, a prepared text), or one with vocab.bpe and encoder.json.
+    text
+        The text; - reads standard input.
+    """
+    from rich.console import Console
+
+    from minigpt.tokenizer import find_tokenizer
+    from minigpt.tokenizer.show import as_text, view
+
+    found = view(find_tokenizer(which), _standard_input() if text == "-" else text)
+    console = Console(highlight=False)
+    shown = as_text(found, colours=console.is_terminal and not console.no_color)
+    console.print(shown, soft_wrap=not console.is_terminal)
+    _end(as_json, found)
+
+
+bench = App(name="bench", help="Measure minigpt beside its peers, in one run on this machine.")
+app.command(bench)
+
+
+@bench.command(name="tokenizer")
+def bench_tokenizer(
+    *,
+    data: Annotated[str, TEXT] = "python-docs",
+    vs: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    vocab_size: int = 4096,
+    which: Annotated[str | None, Parameter(name="--tokenizer")] = None,
+    limit_bytes: int = 0,
+    as_json: JSON = False,
+) -> None:
+    """Time the training of a tokenizer, the encoding of a text, and the whole of minigpt prepare.
+
+    Example: minigpt bench tokenizer --vs tokenizers --vs tiktoken --data books/
+
+    Parameters
+    ----------
+    data
+        The text, as for minigpt prepare; it is held in memory.
+    vs
+        A peer: tokenizers or tiktoken; several times for both.
+    vocab_size
+        Ids of the tokenizer that is trained.
+    which
+        Encode with this tokenizer (gpt2, or a path) and train none.
+    limit_bytes
+        Bytes of text that are read at most; 0: all.
+    """
+    from minigpt.bench import tokenizer as measured
+
+    rows = measured.bench_tokenizer(
+        data, vocab_size=vocab_size, tokenizer=which, peers=vs, limit_bytes=limit_bytes, say=_note
+    )
+    _result(measured.as_table(rows))
+    _end(as_json, rows)
+
+
+@app.command
 def train(
     *,
     preset: str | None = None,
@@ -204,7 +433,8 @@ def train(
     files
         A TOML file with settings, run.toml of another run for instance; several times: later ones win.
     data
-        Short for --data.source: a text file, a folder of them, - (standard input), or python-docs.
+        Short for --data.source: a text file, a folder of them, - (standard input), a prepared folder, hf:OWNER/NAME,
+        or a corpus by name: python-docs, shakespeare, tinystories, fineweb-edu.
     out
         The run directory; default runs/ and the name of the preset or of the text.
     minutes
@@ -298,11 +528,18 @@ def eval(
     device
         auto, cpu, cuda or mps.
     """
-    from minigpt.data.corpora import read_corpus
+    from minigpt.data.corpora import open_source, read_pieces
+    from minigpt.data.tokens import tokens_of_text
     from minigpt.evaluate.measure import as_table, measure
 
-    documents = None if data is None else read_corpus(data).documents
-    measured = {str(path): measure(path, documents, device) for path in (run, *more)}
+    text = None
+    if data is not None:
+        source = open_source(data)
+
+        def text(tokenizer: Any) -> Any:
+            return tokens_of_text(read_pieces(source), tokenizer)
+
+    measured = {str(path): measure(path, text, device) for path in (run, *more)}
     _result(as_table(measured))
     results = list(measured.values())
     _end(as_json, results[0] if len(results) == 1 else results)

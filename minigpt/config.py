@@ -108,19 +108,54 @@ class DataConfig:
     """The text and how it becomes tokens."""
 
     source: str = setting(
-        "python-docs", "a text file, a folder of them, - (standard input), or python-docs"
+        "python-docs",
+        "a text file, .jsonl, .csv or .parquet (also .gz, .zst), a folder of them, - (standard input), a prepared "
+        "folder, token files, hf:OWNER/NAME[:CONFIG], or python-docs, shakespeare, tinystories, fineweb-edu",
     )
+    field: str = setting("text", "where the text of a .jsonl, .csv or .parquet record stands")
+    errors: Literal["strict", "replace"] = setting(
+        "strict", "bytes that are not UTF-8 end the reading, or become U+FFFD"
+    )
+    limit_documents: int = setting(0, "read so many documents at most; 0: all", minimum=0)
+    limit_bytes: int = setting(0, "read so many bytes of text at most; 0: all", minimum=0)
     tokenizer: str = setting(
-        "bpe", "bpe or char, made from the text; or the path of a tokenizer.json"
+        "bpe", "bpe or char, made from the text; gpt2; or the path of a tokenizer.json"
     )
     vocab_size: int = setting(
-        4096, "ids of a new bpe tokenizer, special tokens included", minimum=259
+        4096, "ids of a new bpe tokenizer, special tokens included", minimum=259, maximum=2**24
     )
     val_fraction: float = setting(0.1, "share of the text held out", minimum=0.0001, maximum=0.9)
+    val_documents: int = setting(
+        0,
+        "hold out the first so many documents instead; 0: by fraction, of a stream 1,000",
+        minimum=0,
+    )
+    drop_duplicates: bool = setting(
+        False, "leave out documents to train on that are held out too, word for word or nearly"
+    )
     documents: Literal["join", "separate"] = setting(
         "join", "whether attention looks across the end of a document"
     )
+    stream: bool = setting(False, "tokenise while training; the first epoch is read in order")
+    token_dtype: Literal["", "uint16", "uint32"] = setting(
+        "", "the numbers in a .bin file of token ids without a header"
+    )
     seed: int = setting(0, "order of the batches", minimum=0, maximum=2**31)
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield what does not fit together, one sentence each."""
+        if self.stream and self.tokenizer == "char":
+            yield "data.stream is on, but a char tokenizer needs the whole text first; take bpe or gpt2"
+        if self.stream and self.source == "-":
+            yield (
+                "data.stream is on, but standard input can be read only once, and a resumed run reads again; write it "
+                "to a file first"
+            )
+        if self.stream and self.drop_duplicates:
+            yield (
+                "data.stream is on, but data.drop_duplicates needs the whole text first; prepare it beforehand with "
+                "minigpt prepare"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.config import RunConfig
-from minigpt.data.prepare import Tokens, prepare
+from minigpt.data.prepare import prepare
+from minigpt.data.tokens import Tokens
 from minigpt.evaluate.measure import measure
 from minigpt.job import TrainingJob
 from minigpt.log import Log, results

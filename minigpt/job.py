@@ -11,7 +11,7 @@ import torch
 from minigpt import config as settings
 from minigpt.config import RunConfig
 from minigpt.data.batches import Batch, Batches
-from minigpt.data.prepare import Tokens
+from minigpt.data.tokens import Tokens
 from minigpt.errors import UserError
 from minigpt.evaluate.likelihood import Likelihood, evaluate
 from minigpt.fit import Progress, fit, update
@@ -63,6 +63,7 @@ class TrainingJob:
             micro_batch_size=train.micro_batch_size,
             seed=config.data.seed,
             separator=self.separator,
+            streamed=config.data.stream,
         )
         torch.manual_seed(train.seed)
         self.model = GPT(config.model)

@@ -12,7 +12,8 @@ from minigpt import config as settings
 from minigpt.config import DEFAULT_STEPS, ModelConfig, RunConfig, SampleConfig
 from minigpt.data.batches import Batches
 from minigpt.data.corpora import STANDARD_INPUT
-from minigpt.data.prepare import Tokens, find_prepared, prepare
+from minigpt.data.prepare import prepare
+from minigpt.data.tokens import Tokens, find_prepared
 from minigpt.errors import UserError
 from minigpt.job import TrainingJob
 from minigpt.log import Log, results
@@ -150,6 +151,10 @@ def resolve(
     sample = _sample_for(config, tokens)
     config = dataclasses.replace(config, model=model, train=train, sample=sample)
     steps = train.steps or DEFAULT_STEPS
+    if train.epochs and config.data.stream:
+        raise UserError(
+            "train.epochs cannot be told of a stream, whose length nobody knows; pass --train.steps or --minutes"
+        )
     if train.epochs:
         order = Batches(tokens.train, block_size=model.block_size, batch_size=train.batch_size)
         steps = math.ceil(train.epochs * order.windows_per_epoch / train.batch_size)
@@ -243,8 +248,9 @@ def introduce(job: TrainingJob) -> None:
     """Say what is about to happen: text, model, length, place."""
     config, tokens, say = job.config, job.tokens, job.log.say
     held_out, trained = tokens.facts["val"], tokens.facts["train"]
+    amount = f"{trained['tokens']:,}" if trained["tokens"] else "a stream of"
     say(
-        f"data   {tokens.facts['source']}: {trained['tokens']:,} tokens to train on, "
+        f"data   {tokens.facts['source']}: {amount} tokens to train on, "
         f"{held_out['tokens']:,} held out; {tokens.tokenizer.vocab_size:,} ids ({tokens.tokenizer.kind})"
     )
     shape = config.model
@@ -253,9 +259,10 @@ def introduce(job: TrainingJob) -> None:
         f"{shape.n_embd} channels, context {shape.block_size} ({FAMILIES[family_of(shape)].architecture})"
     )
     per_step = config.train.batch_size * shape.block_size
+    epochs = "in order" if config.data.stream else f"{job.order.epoch_at(job.steps):.1f} epochs"
     say(
         f"train  {job.steps:,} steps of {config.train.batch_size} x {shape.block_size} = {per_step:,} tokens "
-        f"({job.order.epoch_at(job.steps):.1f} epochs) on {job.runtime.device} in {config.train.dtype}, "
+        f"({epochs}) on {job.runtime.device} in {config.train.dtype}, "
         f"{torch.get_num_threads()} threads"
     )
     if job.progress.step:

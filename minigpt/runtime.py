@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from minigpt import machine
 from minigpt.config import TrainConfig
 from minigpt.errors import UserError
 from minigpt.loss import TrainStep
@@ -50,12 +51,7 @@ class Runtime:
         """Return the most memory that the process (on a GPU: its tensors) has held."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        try:
-            import resource
-        except ModuleNotFoundError:  # Windows keeps no such figure
-            return 0
-        unit = 1 if platform.system() == "Darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return machine.peak_memory_bytes()
 
 
 def start_runtime(config: TrainConfig) -> Runtime:

@@ -220,6 +220,48 @@ BAD = [
     (["train", "--minutes", "inf"], "train.minutes is inf; wanted a finite number"),
     (["train", "--train.seed", "99999999999999999999"], "wanted at least 0 and at most"),
     (["sample", "{run}", "--prompt", "a\udcff"], "the prompt is not UTF-8"),
+    (["prepare", "none.txt", "--out", "o"], "there is no text at 'none.txt'"),
+    (["prepare", "{short}"], "--out"),
+    (["prepare", "{short}", "--out", ""], "--out is empty"),
+    (
+        ["prepare", "{latin}", "--out", "o"],
+        "latin is not UTF-8: byte 3 is 0xe9; save it as UTF-8, or",
+    ),
+    (
+        ["prepare", "{short}", "--out", "o", "--val-fraction", "2"],
+        "data.val_fraction is 2.0; wanted at least",
+    ),
+    (["prepare", "{short}", "--out", "o", "--workers", "0"], "--workers is 0; wanted at least 1"),
+    (["prepare", "{short}", "--out", "o", "--tasks", "4"], "--tasks 4 needs --executor"),
+    (
+        ["prepare", "{short}", "--out", "o", "--tokenizer", "gtp2"],
+        "there is no tokenizer at gtp2 (did you mean 'gpt2'?)",
+    ),
+    (
+        ["prepare", "{short}", "--out", "o", "--val-documents", "1"],
+        "has 1 documents, and the first 1 are to be held out",
+    ),
+    (["prepare", "{cut}", "--out", "{cut}"], "has other things in it"),
+    (["prepare", "hf:", "--out", "o"], "hf: could not be opened"),
+    (["prepare", "hf:nobody/nothing", "--out", "o"], "without a network, pass a local copy"),
+    (["prepare", "pyton-docs", "--out", "o"], "did you mean 'python-docs'"),
+    (
+        ["tokenizer", "train", "{short}", "--out", "o", "--vocab-size", "100"],
+        "--vocab-size is 100; wanted at least 259",
+    ),
+    (
+        ["tokenizer", "train", "{short}", "--out", "my.json"],
+        "wanted a folder, or a file called tokenizer.json",
+    ),
+    (["tokenizer", "train", "{empty}", "--out", "o"], "holds no text"),
+    (["tokenizer", "show", "none", "text"], "there is no tokenizer at none"),
+    (["tokenizer", "show", "{run}", "€"], "does not know '€' (U+20AC)"),
+    (["tokenizer", "show", "{run}", ""], "the text is empty"),
+    (
+        ["bench", "tokenizer", "--vs", "nanogpt"],
+        "--vs nanogpt is not known; peers: tokenizers, tiktoken",
+    ),
+    (["train", "--data.stream", "--data.tokenizer", "char"], "needs the whole text first"),
 ]
 
 
@@ -231,8 +273,10 @@ def test_bad_input_is_one_sentence_and_exit_2(
 ):
     monkeypatch.chdir(tmp_path)
     places = {
-        name: tmp_path / name for name in ("empty", "binary", "short", "unknown", "cut", "misfit")
+        name: tmp_path / name
+        for name in ("empty", "binary", "short", "unknown", "cut", "misfit", "latin")
     }
+    places["latin"].write_bytes(b"caf\xe9")
     places["empty"].write_bytes(b"")
     places["binary"].write_bytes(b"\x7fELF\0\0\0")
     places["short"].write_text("too short for a window")
@@ -257,9 +301,85 @@ def test_bad_input_is_one_sentence_and_exit_2(
     assert not (tmp_path / "runs").exists()
 
 
+def test_prepare_then_train_on_the_folder(small_text, tmp_path, capsys):
+    out = tmp_path / "data" / "small"
+    assert call("prepare", small_text, "--out", out, "--vocab-size", 300, "--json") == 0
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    facts = json.loads(lines[-1])
+    assert {"fingerprint", "train", "val", "duplicates", "seconds", "peak_memory_bytes"} <= set(
+        facts
+    )
+    assert "MB/s" in lines[1]
+    assert "tokens/s; peak memory" in lines[1]
+    assert "making a bpe tokenizer" in shown.err
+    options = [
+        "--model.block-size",
+        16,
+        "--model.n-layer",
+        1,
+        "--model.n-embd",
+        16,
+        "--train.steps",
+        3,
+    ]
+    assert call("train", "--data", out, "--out", tmp_path / "run", *options) == 0
+    assert RunDir(tmp_path / "run").config.data.source == str(out)
+    assert f"{facts['train']['tokens']:,} tokens to train on" in capsys.readouterr().err
+    assert call("prepare", small_text, "--out", out, "--vocab-size", 300) == 0
+
+
+def test_prepare_reads_standard_input(small_text, tmp_path, capsys, monkeypatch):
+    for source in (small_text, "-"):
+        stdin = io.TextIOWrapper(io.BytesIO(small_text.read_bytes()))
+        monkeypatch.setattr("sys.stdin", stdin)
+        out = tmp_path / str(source == "-")
+        assert call("prepare", source, "--out", out, "--vocab-size", 300, "--json") == 0
+    both = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[0] == "{"]
+    assert both[0]["fingerprint"] == both[1]["fingerprint"]
+
+
+@pytest.mark.parametrize("engine", ["own", "tokenizers"])
+def test_a_tokenizer_is_trained_shown_and_used(engine, small_text, tmp_path, capsys):
+    file = tmp_path / "made" / "tokenizer.json"
+    options = ["--vocab-size", 290, "--engine", engine, "--limit-bytes", 9000, "--json"]
+    assert call("tokenizer", "train", small_text, "--out", file, *options) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out.splitlines()[-1])["engine"] == engine
+    assert f"learnt by {'minigpt' if engine == 'own' else engine}" in shown.out
+    assert "read the first 9,000 bytes" in shown.err
+    stored = json.loads(file.with_name("tokenizer_config.json").read_text())["minigpt"]
+    assert (stored["engine"], stored["bytes"]) == (engine, 9000)
+    assert call("tokenizer", "show", file, "the cat", "--json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = json.loads(lines[-1])
+    assert lines[0] == "|".join(found["pieces"])
+    assert "".join(found["pieces"]) == "the cat"
+    assert "characters," in lines[-2]
+    assert call("prepare", small_text, "--out", tmp_path / "out", "--tokenizer", file) == 0
+
+
+def test_show_takes_a_run(trained, capsys):
+    assert call("tokenizer", "show", trained, "the") == 0
+    assert capsys.readouterr().out.splitlines()[0] == "t|h|e"
+
+
+@pytest.mark.slow
+def test_bench_prints_a_table_and_rows(small_text, capsys):
+    options = ["--vs", "tokenizers", "--vs", "tiktoken", "--vocab-size", 300, "--json"]
+    assert call("bench", "tokenizer", "--data", small_text, *options) == 0
+    out = capsys.readouterr().out
+    rows = json.loads(out.splitlines()[-1])
+    assert {row["who"] for row in rows} == {"minigpt", "tokenizers", "tiktoken"}
+    assert all(set(row) == {"what", "who", "value", "unit"} and row["value"] > 0 for row in rows)
+    assert "x ours" in out
+
+
 def test_every_verb_has_help_with_an_example(capsys):
-    for verb in ("demo", "train", "sample", "eval"):
-        assert call(verb, "--help") == 0
+    for verb in (
+        "demo", "train", "sample", "eval", "prepare", "tokenizer train", "tokenizer show", "bench tokenizer",
+    ):  # fmt: skip
+        assert call(*verb.split(), "--help") == 0
         assert f"Example: minigpt {verb}" in capsys.readouterr().out
 
 

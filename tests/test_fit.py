@@ -4,13 +4,14 @@ import numpy as np
 import torch
 
 from minigpt.data.batches import Batches
+from minigpt.data.shards import TokenSequence
 from minigpt.fit import Progress, fit, update
 from minigpt.loss import TrainStep
 from minigpt.model.transformer import GPT
 
 from .conftest import tiny
 
-TOKENS = np.random.default_rng(0).integers(0, 29, 600)
+TOKENS = TokenSequence([np.random.default_rng(0).integers(0, 29, 600)])
 
 
 def parts(micro_batch_size=None):

@@ -1,53 +1,34 @@
-import numpy as np
+import json
+
 import pytest
 
 from minigpt.config import DataConfig
-from minigpt.data.prepare import find_prepared, joined, prepare, split_documents
+from minigpt.data.prepare import prepare, prepare_folder
+from minigpt.data.stream import TokenStream
+from minigpt.data.tokens import find_prepared
 from minigpt.errors import UserError
-from minigpt.tokenizer import char_tokenizer
 
 from .conftest import nonsense
 
 
-def test_of_few_documents_the_last_tenth_of_the_characters_is_held_out():
-    assert split_documents(["0123456789" * 10], 0.1) == (["0123456789" * 9], ["0123456789"])
-    assert split_documents(["a" * 60, "b" * 40], 0.5) == (["a" * 50], ["a" * 10, "b" * 40])
-    text = "x" * 1_115_394  # as long as Tiny Shakespeare, where others take int(0.9 * n)
-    assert len(split_documents([text], 0.1)[0][0]) == 1_003_854
-
-
-def test_of_many_documents_whole_ones_are_held_out_evenly():
-    documents = [str(i) for i in range(100)]
-    train, val = split_documents(documents, 0.1)
-    assert len(val) == 10
-    assert sorted(train + val, key=int) == documents
-    assert {int(document) // 10 for document in val} == set(range(10))
-    assert len(split_documents(documents[:20], 0.1)[1]) == 2
-
-
-def test_documents_are_separated_by_the_end_of_text():
-    tokenizer = char_tokenizer(["a", "b"])
-    assert np.concatenate(list(joined(["ab", "b", "a"], tokenizer))).tolist() == [0, 1, 2, 1, 2, 0]
-
-
 def test_a_text_is_prepared_once(small_text):
     lines = []
-    config = DataConfig(source=str(small_text), vocab_size=300)
+    config = DataConfig(source=str(small_text), vocab_size=301)
     first = prepare(config, lines.append)
-    assert len(lines) >= 2
+    assert lines
     lines.clear()
     again = prepare(config, lines.append)
     assert lines == []
     assert again.facts == first.facts
-    assert np.array_equal(again.train, first.train)
+    assert again.train[:].tolist() == first.train[:].tolist()
     assert find_prepared(first.fingerprint) is not None
     assert find_prepared("0" * 64) is None
 
 
 def test_text_comes_back_from_its_tokens(small_text):
     tokens = prepare(DataConfig(source=str(small_text), vocab_size=300))
-    text = small_text.read_text()
-    assert tokens.tokenizer.decode(tokens.train) + tokens.tokenizer.decode(tokens.val) == text
+    text, decode = small_text.read_text(), tokens.tokenizer.decode
+    assert decode(tokens.train[:].tolist()) + decode(tokens.val[:].tolist()) == text
     assert tokens.facts["train"]["characters"] + tokens.facts["val"]["characters"] == len(text)
 
 
@@ -61,20 +42,22 @@ def test_the_tokenizer_learns_nothing_from_the_held_out_part(tmp_path):
 
 
 def test_another_text_tokenizer_or_split_is_another_preparation(small_text, tmp_path):
-    base = DataConfig(source=str(small_text), vocab_size=300)
+    base = {"source": str(small_text), "vocab_size": 300}
     other_text = tmp_path / "b.txt"
     other_text.write_text(small_text.read_text() + ".")
-    prints = {
-        prepare(config).fingerprint
-        for config in (
-            base,
-            DataConfig(source=str(other_text), vocab_size=300),
-            DataConfig(source=str(small_text), vocab_size=301),
-            DataConfig(source=str(small_text), tokenizer="char"),
-            DataConfig(source=str(small_text), vocab_size=300, val_fraction=0.2),
-        )
-    }
-    assert len(prints) == 5
+    changed = [
+        {}, {"source": str(other_text)}, {"vocab_size": 301}, {"tokenizer": "char"}, {"val_fraction": 0.2},
+        {"limit_bytes": 9000}, {"errors": "replace"}, {"drop_duplicates": True},
+    ]  # fmt: skip
+    prints = {prepare(DataConfig(**(base | change))).fingerprint for change in changed}
+    assert len(prints) == len(changed)
+
+
+def test_a_text_may_move(small_text, tmp_path):
+    moved = tmp_path / "moved.txt"
+    moved.write_text(small_text.read_text())
+    first = prepare(DataConfig(source=str(small_text), vocab_size=300))
+    assert prepare(DataConfig(source=str(moved), vocab_size=300)).fingerprint == first.fingerprint
 
 
 def test_a_tokenizer_of_ones_own(small_text, tmp_path):
@@ -93,3 +76,45 @@ def test_a_text_with_too_few_pairs_makes_a_smaller_tokenizer_and_says_so(tmp_pat
     tokens = prepare(DataConfig(source=str(path), vocab_size=1000), lines.append)
     assert tokens.tokenizer.vocab_size < 300
     assert any("repeats too little for 1,000 tokens" in line for line in lines)
+
+
+def test_limits_are_kept(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": nonsense(80, seed=i)}) + "\n" for i in range(60)))
+    by_documents = prepare(DataConfig(source=str(path), vocab_size=300, limit_documents=30))
+    counts = [by_documents.facts[part]["documents"] for part in ("train", "val")]
+    assert counts == [27, 3]
+    by_bytes = prepare(DataConfig(source=str(path), vocab_size=300, limit_bytes=1001))
+    assert sum(by_bytes.facts[part]["bytes"] for part in ("train", "val")) == 1001
+
+
+def test_the_first_documents_are_held_out_on_request(tmp_path):
+    path = tmp_path / "a.jsonl"
+    documents = [nonsense(80, seed=i) for i in range(60)]
+    path.write_text("".join(json.dumps({"content": d}) + "\n" for d in documents))
+    config = DataConfig(source=str(path), field="content", vocab_size=300, val_documents=7)
+    tokens = prepare(config)
+    held_out = tokens.tokenizer.decode(tokens.val[:].tolist())
+    assert held_out.split("<|endoftext|>") == documents[:7]
+    trained = tokens.tokenizer.decode(tokens.train[:].tolist())
+    assert trained.split("<|endoftext|>") == documents[7:]
+    with pytest.raises(UserError, match="has 60 documents, and the first 60 are to be held out"):
+        prepare(DataConfig(source=str(path), field="content", val_documents=60))
+
+
+def test_a_folder_of_its_own_is_read_as_a_source(small_text, tmp_path):
+    config = DataConfig(source=str(small_text), vocab_size=300)
+    made = prepare_folder(config, tmp_path / "out")
+    read = prepare(DataConfig(source=str(tmp_path / "out")))
+    assert (read.facts, read.val[:].tolist()) == (made.facts, made.val[:].tolist())
+
+
+def test_a_stream_is_opened_as_one(small_text):
+    config = DataConfig(source=str(small_text), vocab_size=300, stream=True, val_documents=1)
+    with pytest.raises(UserError, match="has 1 documents"):
+        prepare(config)
+    parts = small_text.parent / "parts.txt"
+    parts.write_text(small_text.read_text().replace("\n", "\n<|endoftext|>"))
+    tokens = prepare(DataConfig(source=str(parts), vocab_size=300, stream=True, val_documents=3))
+    assert isinstance(tokens.train, TokenStream)
+    assert tokens.train.reach(100)

@@ -23,7 +23,7 @@ EXPECTED = {
 
 def shape(name):
     config = build([preset_layer(name)])
-    ids = 66 if config.data.tokenizer == "char" else config.data.vocab_size
+    ids = {"char": 66, "gpt2": 50_257, "bpe": config.data.vocab_size}[config.data.tokenizer]
     return config, dataclasses.replace(config.model, vocab_size=padded_vocab_size(ids)).resolve()
 
 

@@ -15,13 +15,14 @@ from .test_budget import CORE, PACKAGE, lines_of_code
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+VERBS = ("demo", "train", "sample", "eval", "prepare", "tokenizer", "bench")
 COMMANDS = sorted(
-    set(re.findall(r"(?:\.venv/bin/|`)(minigpt (?:demo|train|sample|eval)[^`\n]*)", README))
+    set(re.findall(rf"(?:\.venv/bin/|`)(minigpt (?:{'|'.join(VERBS)})[^`\n]*)", README))
 )
 
 
 def test_there_are_commands_of_every_verb():
-    assert {command.split()[1] for command in COMMANDS} == {"demo", "train", "sample", "eval"}
+    assert {command.split()[1] for command in COMMANDS} == set(VERBS)
     assert len(COMMANDS) >= 9
 
 

@@ -1,16 +1,18 @@
 """Tokens in, batches out: a batch is a function of (seed, step) and of nothing else.
 
 The tokens are cut into windows of `block_size`, shifted by a seeded offset in every epoch. An epoch takes every window
-once, in a seeded order; a batch that reaches past its end goes on with the next epoch.
+once, in a seeded order; a batch that reaches past its end goes on with the next epoch. The first epoch of a stream is
+read as it comes.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from minigpt.data.shards import TokenSequence
 from minigpt.errors import UserError
 
 
@@ -39,28 +41,33 @@ class Batches:
 
     def __init__(
         self,
-        tokens: np.ndarray,
+        tokens: TokenSequence,
         *,
         block_size: int,
         batch_size: int,
         micro_batch_size: int | None = None,
         seed: int = 0,
         separator: int | None = None,
+        streamed: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         """Take windows of `block_size` from `tokens`, `batch_size` in a step.
 
         Args:
-            tokens: (tokens,) ids.
+            tokens: ids, on the disk or in memory.
             block_size: T, tokens in a window.
             batch_size: windows in a step.
-            micro_batch_size: windows in one forward pass; None: the whole batch.
+            micro_batch_size: windows in one forward pass; None: this process's share of the batch.
             seed: order and offsets.
             separator: the id that starts a new document; attention then stays inside documents.
+            streamed: the first epoch is read in order, and how long it is shows at its end.
+            rank, world_size: of so many processes this one takes the rank-th share of each step's windows.
 
         Raises:
             UserError: the text is too short for one window.
         """
-        if len(tokens) < block_size + 1:
+        if not tokens.reach(block_size + 1):
             raise UserError(
                 f"the text to train on has {len(tokens)} tokens, but one window needs "
                 f"model.block_size + 1 = {block_size + 1}; use more text or a smaller model.block_size"
@@ -68,39 +75,63 @@ class Batches:
         self.tokens = tokens
         self.block_size = block_size
         self.batch_size = batch_size
-        self.micro_batch_size = micro_batch_size or batch_size
+        assert batch_size % world_size == 0, "each process takes as many windows as any other"
+        self.share = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+        self.micro_batch_size = micro_batch_size or len(self.share)
         self.seed = seed
         self.separator = separator
-        # One window is given up so that every epoch can be shifted by up to T - 1 tokens and keep the same number.
-        self.windows_per_epoch = max(1, len(tokens) // block_size - 1)
-        self._shifts = min(block_size, len(tokens) - self.windows_per_epoch * block_size)
+        self.streamed = streamed
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
+    @cached_property
+    def windows_per_epoch(self) -> int:
+        """How many windows a shuffled epoch has; of a stream, asked only once it has ended."""
+        # One window is given up so that every epoch can be shifted by up to T - 1 tokens and keep the same number.
+        return max(1, len(self.tokens) // self.block_size - 1)
+
     def starts(self, step: int) -> np.ndarray:
-        """Return where each window of a step starts, (batch_size,)."""
-        numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs, places = np.divmod(numbers, self.windows_per_epoch)
-        return np.array(
-            [self._epoch(int(e))[p] for e, p in zip(epochs, places, strict=True)], dtype=np.int64
-        )
+        """Return where each window of a step starts, of all processes, (batch_size,)."""
+        numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return np.array([self._start(number) for number in numbers], dtype=np.int64)
+
+    def _start(self, number: int) -> int:
+        """Return where a window starts, counted from the beginning of the run."""
+        in_order = 0
+        if self.streamed:
+            if self.tokens.reach((number + 1) * self.block_size + 1):
+                return number * self.block_size
+            in_order = self._windows_in_order
+        epoch, place = divmod(number - in_order, self.windows_per_epoch)
+        return int(self._epoch(epoch)[place])
+
+    @property
+    def _windows_in_order(self) -> int:
+        return (len(self.tokens) - 1) // self.block_size
 
     def at(self, step: int) -> list[Batch]:
-        """Return the micro-batches of a step."""
-        starts = self.starts(step)
-        windows = self.tokens[starts[:, None] + np.arange(self.block_size + 1)].astype(np.int64)
+        """Return this process's micro-batches of a step."""
+        starts = self.starts(step)[self.share]
+        windows = np.stack([self.tokens[s : s + self.block_size + 1] for s in starts.tolist()])
+        windows = windows.astype(np.int64)
         return [
             make_batch(windows[i : i + self.micro_batch_size], self.separator)
-            for i in range(0, self.batch_size, self.micro_batch_size)
+            for i in range(0, len(windows), self.micro_batch_size)
         ]
 
     def epoch_at(self, step: int) -> float:
-        """Return how many times the text has been read before `step`."""
-        return step * self.batch_size / self.windows_per_epoch
+        """Return how many times the text has been read before `step`; 0 until a stream has once come to its end."""
+        done = step * self.batch_size
+        if not self.streamed:
+            return done / self.windows_per_epoch
+        if len(self.tokens) > done * self.block_size:
+            return 0.0
+        return 1 + (done - self._windows_in_order) / self.windows_per_epoch
 
     def _make_epoch(self, epoch: int) -> np.ndarray:
         """Return where the windows of an epoch start, in their order, (windows_per_epoch,)."""
         random = np.random.default_rng((self.seed, epoch))
-        offset = random.integers(self._shifts)
+        shifts = min(self.block_size, len(self.tokens) - self.windows_per_epoch * self.block_size)
+        offset = random.integers(shifts)
         return offset + self.block_size * random.permutation(self.windows_per_epoch)
 
 

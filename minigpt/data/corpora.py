@@ -1,174 +1,183 @@
-"""The name of a source in, documents out: a file, a folder, standard input, or a corpus known by name."""
+"""The name of a source in, the source out: a file, a folder, standard input, a named corpus, a data set of the Hub."""
 
-import ast
-import inspect
+import hashlib
 import json
+import logging
+import os
 import platform
 import sys
-import sysconfig
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minigpt.config import did_you_mean
+from minigpt.data.formats import Piece, Reading, is_binary
+from minigpt.data.python_docs import python_docs
+from minigpt.data.sources import FileSource, HubSource, Source, first_line, grouped
+from minigpt.download import download
 from minigpt.errors import UserError
 from minigpt.files import cache_folder, replacing
-from minigpt.tokenizer.patterns import END_OF_TEXT
 
-NAMED = ("python-docs",)
 STANDARD_INPUT = "-"
+HUB = "hf:"
+BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """Documents and where they come from.
+class Download:
+    """A corpus that is one file somewhere.
 
     Attributes:
-        notes: what a person should know about the reading (files left out, for instance).
+        sha256: empty where its publisher may change it.
     """
 
-    name: str
-    documents: list[str]
-    notes: list[str] = field(default_factory=list)
+    url: str
+    sha256: str = ""
 
 
-def read_corpus(source: str) -> Corpus:
-    """Return the documents of a source, in a fixed order. A text that holds `<|endoftext|>` is cut there.
+NAMED: dict[str, Download | str | None] = {
+    "python-docs": None,  # extracted from the Python that runs this
+    "shakespeare": Download(
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    ),
+    # Eldan and Li (2023); documents separated by <|endoftext|>, 2.2 GB.
+    "tinystories": Download(
+        "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-train.txt"
+    ),
+    "fineweb-edu": "hf:HuggingFaceFW/fineweb-edu:sample-10BT",
+}
+
+
+def open_source(name: str, reading: Reading | None = None, *, together: bool = False) -> Source:
+    """Return the source of this name.
+
+    Args:
+        name: a file, a folder, `-`, one of NAMED, or `hf:OWNER/NAME[:CONFIG]`.
+        reading: the field of records, and what to do with bytes that are not UTF-8.
+        together: make one part of it, for a reading that ends early.
 
     Raises:
-        UserError: there is no such source, it holds no text, or it is not UTF-8.
+        UserError: there is no such source, or it cannot be reached.
     """
-    path = Path(source).expanduser()
-    if source == STANDARD_INPUT:
-        corpus = Corpus("standard input", _cut(_decoded(sys.stdin.buffer.read(), "standard input")))
-    elif source in NAMED:
-        corpus = _python_docs()
-    elif source.strip() and len(path.name) < 256 and path.is_dir():
-        corpus = _folder(path)
-    elif source.strip() and len(path.name) < 256 and path.is_file():
-        corpus = Corpus(source, _cut(_read_file(path)))
-    else:
-        raise UserError(
-            f"there is no text at {source!r}{did_you_mean(source, NAMED)}; "
-            "pass a text file, a folder, - for standard input, or python-docs"
+    reading = reading or Reading()
+    if name == STANDARD_INPUT:
+        return FileSource("standard input", [[_kept_standard_input()]], reading, temporary=True)
+    if name in NAMED and not Path(name).exists():
+        known = NAMED[name]
+        if isinstance(known, str):
+            return open_hub(known, reading, together=together)
+        if known is None:
+            shown, file = f"python-docs (Python {platform.python_version()})", python_docs()
+            return FileSource(shown, [[file]], Reading(errors=reading.errors))
+        kept = cache_folder() / "corpora" / f"{name}.txt"
+        instead = f"pass a local copy of the file instead of the name {name}"
+        return FileSource(
+            name, [[download(known.url, kept, sha256=known.sha256, instead=instead)]], reading
         )
-    if not any(document.strip() for document in corpus.documents):
-        raise UserError(f"{corpus.name} holds no text; pass a source with some")
-    return corpus
+    if name.startswith(HUB):
+        return open_hub(name, reading, together=together)
+    # Of `os.path`: whatever was passed, a name too long or the text itself, it only says that there is no such file.
+    path = Path(os.path.expanduser(name))
+    if name.strip() and os.path.isdir(path):
+        return _folder(path, reading, together)
+    if name.strip() and os.path.isfile(path):
+        return FileSource(name, [[path]], reading)
+    raise UserError(
+        f"there is no text at {name!r}{did_you_mean(name, NAMED)}; pass a text file, .jsonl, .csv or .parquet, a "
+        f"folder, - for standard input, hf:OWNER/NAME, or one of {', '.join(NAMED)}"
+    )
 
 
-def _cut(text: str) -> list[str]:
-    return [document for document in text.split(END_OF_TEXT) if document]
+def reopen(description: dict[str, Any], reading: Reading) -> Source:
+    """Return the source that `describe` described."""
+    if "hub" in description:
+        return open_hub(description["hub"], reading, together=description["together"])
+    groups = [[Path(path) for path in group] for group in description["files"]]
+    return FileSource(description["name"], groups, reading)
 
 
-def _folder(folder: Path) -> Corpus:
-    """Every file of the folder, in the order of their paths, is a document; what is not text is left out and said."""
+def read_pieces(source: Source) -> Iterator[Piece]:
+    """Yield all pieces of a source, part after part."""
+    for part in range(source.parts):
+        yield from source.read(part)
+
+
+def _folder(folder: Path, reading: Reading, together: bool) -> FileSource:
+    """Every file, in the order of their paths; what is binary is left out and said."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p, folder))
-    documents: list[str] = []
-    left_out: list[str] = []
-    for path in paths:
-        try:
-            documents += _cut(_read_file(path))
-        except UserError:
-            left_out.append(path.name)
-    if not documents:
-        raise UserError(f"the folder {folder} holds no text file; pass a folder with UTF-8 text")
-    notes = []
-    if left_out:
-        shown = ", ".join(left_out[:3]) + (", …" if len(left_out) > 3 else "")
-        notes.append(
-            f"left out {len(left_out)} of {len(paths)} files that are not UTF-8 text ({shown})"
+    binary = [path for path in paths if _unreadable(path)]
+    files = [path for path in paths if path not in set(binary)]
+    if not files:
+        raise UserError(
+            f"the folder {folder} holds no text file; pass a folder with UTF-8 text, .jsonl, .csv or .parquet"
         )
-    return Corpus(str(folder), documents, notes)
+    notes = []
+    if binary:
+        shown = ", ".join(p.name for p in binary[:3]) + (", …" if len(binary) > 3 else "")
+        notes.append(f"left out {len(binary)} of {len(paths)} files that are not text ({shown})")
+    return FileSource(str(folder), grouped(files, together=together), reading, notes)
 
 
 def _hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def _read_file(path: Path) -> str:
+def _unreadable(path: Path) -> bool:
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    return _decoded(content, str(path))
+        return is_binary(path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def _decoded(content: bytes, name: str) -> str:
-    if b"\0" in content[:8192]:
-        raise UserError(f"{name} is a binary file (it holds zero bytes); pass a text in UTF-8")
-    try:
-        return content.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{name} is not UTF-8: byte {error.start} is 0x{content[error.start]:02x}; "
-            "save it as UTF-8 and try again"
-        ) from None
+def _kept_standard_input() -> Path:
+    """Return a file with all of standard input: what follows reads the text more than once."""
+    folder = cache_folder() / "standard-input"
+    folder.mkdir(parents=True, exist_ok=True)
+    digest, path = hashlib.sha256(), folder / f"{os.getpid()}.txt"
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        while block := sys.stdin.buffer.read(BLOCK):
+            digest.update(block)
+            file.write(block)
+    return path.replace(folder / f"{digest.hexdigest()[:32]}.txt")
 
 
-# ------------------------------------------------------------------------------------------------------ python-docs
+def open_hub(name: str, reading: Reading, *, together: bool = False) -> HubSource:
+    """Return a data set of the Hub as a source, streamed: `hf:OWNER/NAME[:CONFIG]`, or `hf:FOLDER` of a local one.
 
-_EXTRACTION = 1  # a change of what is taken makes texts in the cache unfindable
-_NOT_DOCUMENTATION = {
-    "__pycache__", "ensurepip", "idlelib", "lib2to3", "lib-dynload", "pydoc_data", "site-packages", "dist-packages",
-    "test", "tests", "turtledemo",
-}  # fmt: skip
-
-
-def _python_docs() -> Corpus:
-    """The language reference and the docstrings that come with this Python, one document for a topic or a module.
-
-    Extracting them takes some seconds, so the text is kept in the cache. It differs between versions of Python.
+    Raises:
+        UserError: it cannot be reached, is not there, or has no such field.
     """
-    version = platform.python_version()
-    kept = cache_folder() / "corpora" / f"python-docs-{version}-v{_EXTRACTION}.jsonl"
-    if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        library = Path(sysconfig.get_paths()["stdlib"])
-        with replacing(kept) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for document in (*_topics(library), *_module_docs(library)):
-                file.write(json.dumps(document) + "\n")
-    documents = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
-    return Corpus(f"python-docs (Python {version})", documents)
-
-
-def _topics(library: Path) -> Iterator[str]:
-    file = library / "pydoc_data" / "topics.py"
-    if not file.is_file():
-        return  # some distributions package the topics apart
-    for statement in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.Assign):
-            yield from ast.literal_eval(statement.value).values()
-
-
-def _module_docs(library: Path) -> Iterator[str]:
-    for path in sorted(library.rglob("*.py")):
-        name = path.relative_to(library).with_suffix("")
-        if _NOT_DOCUMENTATION.intersection(name.parts):
-            continue
-        try:
-            module = ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, ValueError):
-            continue  # a few files of the library are broken on purpose
-        text = "\n\n".join(_docstrings(module, ".".join(name.parts).removesuffix(".__init__")))
-        if len(text) > 500:
-            yield text + "\n"
-
-
-def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
-    """Yield a heading and the docstring of a module, its classes and its functions, in the order of the file."""
-    text = ast.get_docstring(node, clean=False) if isinstance(node, _DOCUMENTED) else None
-    if text and text.strip():
-        yield f"{name}{_signature(node)}\n{inspect.cleandoc(text)}"
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, _DOCUMENTED[1:]) and not child.name.startswith("_"):
-            yield from _docstrings(child, f"{name}.{child.name}")
-
-
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-
-
-def _signature(node: ast.AST) -> str:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return f"({ast.unparse(node.args)})"
-    return ""
+    where, _, config = name.removeprefix(HUB).partition(":")
+    try:
+        import datasets
+        import datasets.exceptions
+    except ImportError:
+        raise UserError(
+            f"{name} is streamed by the library datasets; install it: pip install 'minigpt[data]'"
+        ) from None
+    # Its warnings of each retry say less than our sentence.
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
+    try:
+        found = datasets.load_dataset(where, config or None, streaming=True)
+        names = list(found)
+        dataset = found["train" if "train" in names else names[0]]
+        columns = dataset.column_names or list(next(iter(dataset)))
+        versions: Any = datasets.load_dataset_builder(where, config or None).config.data_files or {}
+    except Exception as error:  # those of the network clients it uses have no class in common
+        raise UserError(
+            f"{name} could not be opened ({first_line(error)}); without a network, pass a local copy: its .parquet "
+            "or .jsonl files, or a folder of them"
+        ) from None
+    if reading.field not in columns:
+        raise UserError(
+            f"{name} has no field {reading.field!r} (it has {', '.join(columns)}); name the one that holds the "
+            "text: data.field (--field)"
+        )
+    key = json.dumps(
+        [where, config, reading.field, [str(v.origin_metadata) for v in versions.values()]]
+    )
+    dataset = dataset.select_columns([reading.field])
+    return HubSource(name, dataset, key, reading, 1 if together else max(1, dataset.num_shards))

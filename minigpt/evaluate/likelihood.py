@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from minigpt.data.batches import make_batch
+from minigpt.data.shards import TokenSequence
 from minigpt.errors import UserError
 from minigpt.loss import IGNORED, TrainStep
 from minigpt.tokenizer import Tokenizer
@@ -58,7 +59,7 @@ class Scale:
 @torch.no_grad()
 def evaluate(
     step: TrainStep,
-    tokens: np.ndarray,
+    tokens: TokenSequence,
     tokenizer: Tokenizer,
     *,
     batch_size: int = 32,
@@ -104,7 +105,7 @@ def evaluate(
     )
 
 
-def _window(tokens: np.ndarray, start: int, block_size: int) -> np.ndarray:
+def _window(tokens: TokenSequence, start: int, block_size: int) -> np.ndarray:
     """Return block_size + 1 tokens; past the end of the text stands -100, which is not counted."""
     window = np.full(block_size + 1, IGNORED, dtype=np.int64)
     part = tokens[start : start + block_size + 1]

@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minigpt.config import RunConfig, TrainConfig
-from minigpt.data.prepare import Tokens, find_prepared, joined, prepare
+from minigpt.data.prepare import prepare
+from minigpt.data.shards import TokenSequence
+from minigpt.data.tokens import Tokens, find_prepared
 from minigpt.errors import UserError
 from minigpt.evaluate.baselines import baselines
 from minigpt.evaluate.likelihood import evaluate
@@ -16,14 +19,18 @@ from minigpt.files import read_json
 from minigpt.loss import TrainStep
 from minigpt.rundir import RunDir, load
 from minigpt.runtime import prepare_step, start_runtime
+from minigpt.tokenizer import Tokenizer
 
 
-def measure(run: Path, documents: list[str] | None = None, device: str = "auto") -> dict[str, Any]:
+def measure(
+    run: Path, text: Callable[[Tokenizer], np.ndarray] | None = None, device: str = "auto"
+) -> dict[str, Any]:
     """Return loss, perplexity, bits per byte and character, tokens, seconds, and baselines where there are some.
 
     Args:
         run: a run directory, one of its checkpoints, or a Hugging Face directory.
-        documents: a text to measure on; None: the held-out part of the run.
+        text: returns the ids of a text to measure on, made by the model's tokenizer; None: the held-out part of the
+            run.
         device: where.
 
     Raises:
@@ -33,11 +40,11 @@ def measure(run: Path, documents: list[str] | None = None, device: str = "auto")
     config = RunDir(_run_of(run)).config if (_run_of(run) / "run.toml").is_file() else RunConfig()
     settings = TrainConfig(device=device, dtype=config.train.dtype)
     step = prepare_step(TrainStep(model), start_runtime(settings), settings)
-    if documents is None:
+    if text is None:
         tokens = tokens_of(run)
         val, compared = tokens.val, baselines(tokens.train, tokens.val, tokenizer)
     else:
-        val, compared = np.concatenate(list(joined(documents, tokenizer))), {}
+        val, compared = TokenSequence([text(tokenizer)]), {}
     separator = tokenizer.eos_id if config.data.documents == "separate" else None
     found = evaluate(step, val, tokenizer, separator=separator)
     if not math.isfinite(found.loss):

@@ -1,17 +1,22 @@
-"""A `tokenizer.json` in, `Tokenizer` out: the one that everything else uses, on the `tokenizers` library.
+"""A `tokenizer.json` in, `Tokenizer` out: the one that everything else uses.
 
-The file is the standard one, so `transformers` and others read it too. Merges come from `trainer.py`, and the ids are
-those of `bpe.py`.
+The file is the standard one of the `tokenizers` library, so `transformers` and others read it too. Merges come from
+`trainer.py`, and the ids are those of `bpe.py`; `tiktoken` computes them, several times faster than `tokenizers`, where
+it can: for merges learnt in the order of their ids, on text that is cut by a pattern of `patterns.py`.
 """
 
 import codecs
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+import tiktoken
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
@@ -19,6 +24,7 @@ from minigpt.errors import UserError
 from minigpt.files import read_json, replace_json, replace_text
 from minigpt.tokenizer.bpe import BPE, Pair
 from minigpt.tokenizer.char import CharTable
+from minigpt.tokenizer.cutting import pieces_of
 from minigpt.tokenizer.patterns import CHAT_TOKENS, END_OF_TEXT, PATTERNS
 
 
@@ -33,8 +39,11 @@ class Tokenizer:
 
     def __init__(self, backend: tokenizers.Tokenizer, eos: str = END_OF_TEXT) -> None:
         self.backend = backend
+        self._of_thread = threading.local()
         backend.encode_special_tokens = True  # the name of a special token in a text is just text
-        content = json.loads(backend.to_str())
+        backend.no_truncation()  # a file may ask for these; a text is encoded whole, and nothing else
+        backend.no_padding()
+        content = self._content = json.loads(backend.to_str())
         self.specials = {t["content"]: t["id"] for t in content["added_tokens"] if t["special"]}
         self.eos_id = self.specials.get(eos)
         vocabulary = backend.get_vocab(with_added_tokens=True)
@@ -57,8 +66,14 @@ class Tokenizer:
                 f"this tokenizer.json is of type {content['model']['type']}; "
                 "wanted a byte-level BPE or a character tokenizer"
             )
-        for name, index in vocabulary.items():
-            self.pieces[index] = name.encode() if name in added else to_bytes(name)
+        try:
+            for name, index in vocabulary.items():
+                self.pieces[index] = name.encode() if name in added else to_bytes(name)
+        except KeyError as error:
+            raise UserError(
+                f"this tokenizer.json has a piece with {error}, which stands for no byte; "
+                "wanted a byte-level BPE or a character tokenizer"
+            ) from None
 
     @property
     def vocab_size(self) -> int:
@@ -74,7 +89,7 @@ class Tokenizer:
         return self.encode_array(text).tolist()
 
     def encode_array(self, text: str) -> np.ndarray:
-        """Return the ids of `text`, (tokens,) int64; errors as `encode`."""
+        """Return the ids of `text`, (tokens,) unsigned or int64; errors as `encode`. Other threads run meanwhile."""
         if self.kind == "char":
             return self._table.encode(text)
         try:
@@ -85,7 +100,45 @@ class Tokenizer:
                 f"character {error.start} of the text is U+{half:04X}, half of a surrogate pair, which "
                 "is no Unicode text; remove it"
             ) from None
-        return np.array(self.backend.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+        encoding = self._threads_encoding()
+        if encoding is None:
+            ids = self.backend.encode(text, add_special_tokens=False).ids
+            return np.array(ids, dtype=np.int64)
+        parts = [encoding.encode_to_numpy(p, disallowed_special=()) for p in pieces_of(text)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _threads_encoding(self) -> tiktoken.Encoding | None:
+        """Return this thread's own `tiktoken` encoding: two threads that share one slow each other down to half."""
+        if self.bulk is None:
+            return None
+        if not hasattr(self._of_thread, "encoding"):
+            self._of_thread.encoding = tiktoken.Encoding(**self.bulk)
+        return self._of_thread.encoding
+
+    @cached_property
+    def bulk(self) -> dict[str, Any] | None:
+        """What `tiktoken.Encoding` is made from to be the same BPE, or None where it could give other ids."""
+        pattern = _pattern_of(self._content)
+        if self.kind != "bpe" or pattern is None:
+            return None
+        added = {token["content"] for token in self._content["added_tokens"]}
+        vocabulary = {n: i for n, i in self._content["model"]["vocab"].items() if n not in added}
+        made = ["".join(merge) for merge in self._content["model"]["merges"]]
+        # To tiktoken a lower id is an earlier merge, each piece but the bytes comes from one, and any two neighbours
+        # that make up a piece become it, whatever the merges say: so those must lead to it as well.
+        if vocabulary.keys() != {*BYTES_BY_NAME, *made}:
+            return None
+        if any(vocabulary[b] <= vocabulary[a] for a, b in pairwise(made)):
+            return None
+        if any(len(self.backend.model.tokenize(name)) > 1 for name in made):
+            return None
+        first = self.eos_id if self.eos_id is not None else len(self.pieces)
+        return {
+            "name": "minigpt",
+            "pat_str": PATTERNS[pattern],
+            "mergeable_ranks": {self.pieces[i]: i for i in vocabulary.values()},
+            "special_tokens": {END_OF_TEXT: first},
+        }
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`, special tokens by name; broken UTF-8 becomes U+FFFD."""
@@ -99,8 +152,13 @@ class Tokenizer:
         """Return the SHA-256 of the tokenizer's content: equal for equal ids."""
         return hashlib.sha256(self.backend.to_str().encode()).hexdigest()
 
-    def save(self, folder: Path | str) -> None:
-        """Write `tokenizer.json` and what `transformers` needs beside it into `folder`."""
+    def save(self, folder: Path | str, facts: dict[str, Any] | None = None) -> None:
+        """Write `tokenizer.json` and what `transformers` needs beside it into `folder`.
+
+        Args:
+            folder: must be there.
+            facts: how the tokenizer was made, kept under `minigpt` of `tokenizer_config.json`.
+        """
         folder = Path(folder)
         end = None if self.eos_id is None else self.pieces[self.eos_id].decode()
         # Without the class, a directory with a GPT-2 or Qwen3 config.json gets that family's tokenizer class, which
@@ -111,7 +169,7 @@ class Tokenizer:
             "eos_token": end,
             "pad_token": end,
             "clean_up_tokenization_spaces": False,
-        }
+        } | ({"minigpt": facts} if facts else {})
         replace_text(folder / "tokenizer.json", self.backend.to_str(pretty=True))
         replace_json(folder / "tokenizer_config.json", settings)
 
@@ -165,18 +223,22 @@ def bpe_tokenizer(merges: Sequence[Pair], pattern: str = "gpt2") -> Tokenizer:
             merges=[(names[left], names[right]) for left, right in merges],
         )
     )
-    if pattern == "gpt2":
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    else:
-        backend.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(tokenizers.Regex(PATTERNS[pattern]), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
+    backend.pre_tokenizer = pre_tokenizer(pattern)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(name, special=True) for name in specials])
     return Tokenizer(backend)
+
+
+def pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:
+    """Return what cuts text by a pattern in the `tokenizers` library."""
+    if pattern == "gpt2":
+        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(PATTERNS[pattern]), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 def char_tokenizer(characters: Sequence[str]) -> Tokenizer:
@@ -188,6 +250,37 @@ def char_tokenizer(characters: Sequence[str]) -> Tokenizer:
     return Tokenizer(backend)
 
 
+# What a model of `tokenizers` may do beyond merging.
+_UNUSUAL = (
+    "dropout", "unk_token", "byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix",
+)  # fmt: skip
+
+
+def _pattern_of(content: dict[str, Any]) -> str | None:
+    """Return the name of the pattern that a `tokenizer.json` cuts text by, or None for one that is not in PATTERNS."""
+    model = content["model"]
+    if (
+        any(model.get(name) for name in _UNUSUAL)
+        or content["normalizer"]
+        or any(not t["special"] for t in content["added_tokens"])
+    ):
+        return None
+    for name in PATTERNS:
+        sample = tokenizers.Tokenizer(models.BPE())
+        sample.pre_tokenizer = pre_tokenizer(name)
+        ours = json.loads(sample.to_str())["pre_tokenizer"]
+        if _essence(content["pre_tokenizer"]) == _essence(ours):
+            return name
+    return None
+
+
+def _essence(part: Any) -> Any:
+    """Return a part of a `tokenizer.json` without what changes no id."""
+    if isinstance(part, dict):
+        return {k: _essence(v) for k, v in part.items() if k != "trim_offsets"}
+    return [_essence(v) for v in part] if isinstance(part, list) else part
+
+
 def _byte_names() -> list[str]:
     """Return the printable character that stands for each byte in a byte-level `tokenizer.json` (GPT-2's table)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -196,8 +289,8 @@ def _byte_names() -> list[str]:
 
 
 _BYTE_NAMES = _byte_names()
-_BYTES = {name: byte for byte, name in enumerate(_BYTE_NAMES)}
+BYTES_BY_NAME = {name: byte for byte, name in enumerate(_BYTE_NAMES)}
 
 
 def _bytes_of(name: str) -> bytes:
-    return bytes(_BYTES[character] for character in name)
+    return bytes(BYTES_BY_NAME[character] for character in name)

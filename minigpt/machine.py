@@ -1,0 +1,35 @@
+"""What this machine gives to a process: its cores, and the memory that the process has taken."""
+
+import ctypes
+import os
+import sys
+from functools import lru_cache
+from typing import Any
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system, where the C library (glibc) would keep it for this process."""
+    if (trim := _malloc_trim()) is not None:
+        trim(0)
+
+
+@lru_cache
+def _malloc_trim() -> Any:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process has held at once; 0 where the system keeps no such figure."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

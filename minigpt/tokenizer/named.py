@@ -1,0 +1,79 @@
+"""The name or the place of a tokenizer in, `Tokenizer` out: GPT-2's own by name, any other from its files."""
+
+from pathlib import Path
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models
+
+from minigpt.config import did_you_mean
+from minigpt.download import download
+from minigpt.errors import UserError
+from minigpt.files import cache_folder, read_json
+from minigpt.tokenizer.fast import Tokenizer, pre_tokenizer
+from minigpt.tokenizer.patterns import END_OF_TEXT
+
+NAMED = ("gpt2",)
+# As published with GPT-2 (Radford et al., 2019): {file: SHA-256}.
+_ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
+_GPT2 = {
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+}
+
+
+def find_tokenizer(name: str) -> Tokenizer:
+    """Return a tokenizer: `gpt2`, a `tokenizer.json`, a folder with one, or one with `vocab.bpe` and `encoder.json`.
+
+    GPT-2's own is read from a folder `gpt2` here, else from the cache, else downloaded once.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = Path(name).expanduser()
+    if _is_gpt2(path):
+        return _read_gpt2(path)
+    if name == "gpt2":
+        kept = cache_folder() / "tokenizers" / "gpt2"
+        instead = "pass a folder with GPT-2's vocab.bpe and encoder.json as the tokenizer instead"
+        for file, sha256 in _GPT2.items():
+            download(f"{_ADDRESS}/{file}", kept / file, sha256=sha256, instead=instead)
+        return _read_gpt2(kept)
+    if not path.exists():
+        raise UserError(
+            f"there is no tokenizer at {name}{did_you_mean(name, ('bpe', 'char', *NAMED))}; pass gpt2, a "
+            "tokenizer.json, or a folder that holds one"
+        )
+    return Tokenizer.load(path)
+
+
+def _is_gpt2(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in _GPT2)
+
+
+def _read_gpt2(folder: Path) -> Tokenizer:
+    """Return the tokenizer of GPT-2's own two files: {piece: id}, and a merge on each line after the first."""
+    vocabulary = read_json(folder / "encoder.json")
+    end = vocabulary.pop(END_OF_TEXT, len(vocabulary))
+    try:
+        lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()
+        merges = [(left, right) for left, right in (line.split() for line in lines[1:] if line)]
+        backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    except Exception as error:  # of the library the bare class
+        raise UserError(
+            f"{folder} does not hold GPT-2's vocab.bpe and encoder.json: {error}"
+        ) from None
+    if len(merges) + 256 != len(vocabulary):
+        raise UserError(
+            f"{folder}/vocab.bpe has {len(merges):,} merges, but {folder}/encoder.json has {len(vocabulary):,} pieces; "
+            "wanted one merge for each piece but the 256 bytes"
+        )
+    backend.pre_tokenizer = pre_tokenizer("gpt2")
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True)])
+    tokenizer = Tokenizer(backend)
+    if tokenizer.eos_id != end:
+        raise UserError(
+            f"{folder}/encoder.json gives {END_OF_TEXT} the id {end}, but the other pieces take up "
+            f"{len(vocabulary)} ids; wanted it to come last"
+        )
+    return tokenizer

@@ -1,0 +1,30 @@
+import os
+import sys
+
+from minigpt.machine import cores, peak_memory_bytes
+
+
+def test_the_cores_are_those_this_process_may_use(monkeypatch):
+    assert 1 <= cores() <= os.cpu_count()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert cores() == 2
+
+
+def test_where_nobody_counts_there_is_one_core(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert cores() == 5
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cores() == 1
+
+
+def test_the_peak_of_memory_is_in_bytes_and_never_falls():
+    before = peak_memory_bytes()
+    block = b"x" * 20_000_000
+    assert peak_memory_bytes() >= max(before, len(block)) > 1e6
+
+
+def test_where_no_peak_is_kept_it_is_nothing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert peak_memory_bytes() == 0
