@@ -69,6 +69,12 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def place_of(name: str) -> Path | None:
+    """Return the file or folder that a person named, or None; no text is so strange that asking is an error."""
+    path = os.path.expanduser(name)
+    return Path(path) if name.strip() and os.path.exists(path) else None
+
+
 def cache_folder() -> Path:
     """Return the folder for what can be made again: `$MINIGPT_CACHE`, else `minigpt` in the user's cache."""
     named = os.environ.get("MINIGPT_CACHE")

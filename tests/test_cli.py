@@ -242,7 +242,7 @@ BAD = [
         "has 1 documents, and the first 1 are to be held out",
     ),
     (["prepare", "{cut}", "--out", "{cut}"], "has other things in it"),
-    (["prepare", "hf:", "--out", "o"], "hf: could not be opened"),
+    (["prepare", "hf:", "--out", "o"], "hf: names no data set"),
     (["prepare", "hf:nobody/nothing", "--out", "o"], "without a network, pass a local copy"),
     (["prepare", "pyton-docs", "--out", "o"], "did you mean 'python-docs'"),
     (

@@ -126,6 +126,7 @@ def test_what_was_described_is_opened_again(own_folders, monkeypatch, name):
         ("a/" * 3000, "there is no text at"),
         ("a\0b", "there is no text at"),
         ("~nobody/a.txt", "there is no text at"),
+        ("hf:", "hf: names no data set; pass hf:OWNER/NAME"),
     ],
 )
 @pytest.mark.usefixtures("own_folders")
@@ -291,7 +292,7 @@ def test_a_broken_shard_is_refused_when_its_turn_comes(data_set):
         list(source.read(1))
 
 
-@pytest.mark.parametrize("name", ["hf:nobody/nothing", "fineweb-edu", "hf:", "hf:nobody/nothing:some"])  # fmt: skip
+@pytest.mark.parametrize("name", ["hf:nobody/nothing", "fineweb-edu", "hf:nobody/nothing:some"])  # fmt: skip
 @pytest.mark.usefixtures("own_folders")
 def test_a_data_set_that_cannot_be_reached_is_refused_in_one_sentence(name):
     sentence = r"^hf:.* could not be opened .*pass a local copy"

@@ -1,6 +1,10 @@
 import json
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
+import tiktoken
 import tokenizers
 import transformers
 from hypothesis import given
@@ -12,6 +16,7 @@ from minigpt.tokenizer.bpe import BPE, count_words, train_merges
 from minigpt.tokenizer.patterns import CHAT_TOKENS, END_OF_TEXT, PATTERNS
 
 from .test_bpe import TEXT
+from .test_cutting import BORDERS, KNOWN
 
 MERGES = {pattern: train_merges(count_words([TEXT], pattern), 40) for pattern in PATTERNS}
 NASTY = [
@@ -25,10 +30,87 @@ def tokenizer(pattern="gpt2") -> Tokenizer:
     return bpe_tokenizer(MERGES[pattern], pattern)
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-@given(text=st.text())
-def test_ids_are_those_of_the_plain_encoder_on_any_unicode(pattern, text):
-    assert tokenizer(pattern).encode(text) == BPE(MERGES[pattern], pattern=pattern).encode(text)
+def plain_tiktoken(merges, pattern) -> tiktoken.Encoding:
+    ranks = {piece: rank for rank, piece in enumerate(BPE(merges).pieces)}
+    return tiktoken.Encoding(
+        "", pat_str=PATTERNS[pattern], mergeable_ranks=ranks, special_tokens={}
+    )
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(pattern, merges) for pattern in PATTERNS for merges in (MERGES[pattern], BORDERS)],
+    ids=[f"{pattern}, {merges}" for pattern in PATTERNS for merges in ("learnt", "borders")],
+)
+def everybody(request):
+    """What encodes a text by the same merges: the plain encoder, the library, `tiktoken`, and ours."""
+    pattern, merges = request.param
+    plain, theirs = BPE(merges, pattern=pattern), plain_tiktoken(merges, pattern)
+    made = bpe_tokenizer(merges, pattern)
+    assert made.bulk is not None
+    return [
+        plain.encode, lambda text: made.backend.encode(text).ids, theirs.encode_ordinary, made.encode,
+    ]  # fmt: skip
+
+
+PARTS = [
+    "👩‍👩‍👧‍👦", "🇩🇪", "🙂", "漢字かな", "한국어", "e\u0301", "\u0301", "\ufe0f", "\x00", "\x1c", "\x85", "\u2028",
+    "\ufeff", " " * 70, "\n" * 9, "\r\n", "\t \t", "\u00a0", "\u3000", "don't", "I'LL", "we'Ve", "'ſ", "123", "½²",
+    END_OF_TEXT,
+]  # fmt: skip
+
+
+@given(parts=st.lists(st.text(KNOWN) | st.sampled_from(PARTS)))
+def test_everybody_gives_any_unicode_the_same_ids(everybody, parts):
+    ids, *others = [encode("".join(parts)) for encode in everybody]
+    assert others == [ids] * 3
+
+
+def test_everybody_gives_every_character_the_same_ids(everybody):
+    points = [*range(0x3000), *range(0x3000, 0x110000, 61)]
+    known = [chr(i) for i in points if unicodedata.category(chr(i)) not in ("Cs", "Cn")]
+    assert len(known) > 14_000
+    other = []
+    for character in known:
+        text = f"a{character}b 1{character} {character}'{character}"
+        ids, *others = [encode(text) for encode in everybody]
+        if others != [ids] * 3:
+            other.append(f"U+{ord(character):04X}")
+    assert other == []
+
+
+@st.composite
+def any_merges(draw):
+    """Merges that no training would learn, too: ones that never come up, for others come before them."""
+    pieces, merges = [b"a", b"b", b"c"], []
+    ids = {piece: piece[0] for piece in pieces}
+    for _ in range(draw(st.integers(1, 8))):
+        left, right = draw(st.sampled_from(pieces)), draw(st.sampled_from(pieces))
+        if left + right not in ids:
+            ids[left + right] = 256 + len(merges)
+            merges.append((ids[left], ids[right]))
+            pieces.append(left + right)
+    return merges
+
+
+@given(merges=any_merges(), text=st.text("abc", max_size=40))
+def test_ids_are_those_of_the_plain_encoder_whatever_the_merges(merges, text):
+    assert bpe_tokenizer(merges).encode(text) == BPE(merges).encode(text)
+
+
+def test_merges_that_tiktoken_would_take_otherwise_are_left_to_the_library():
+    made = bpe_tokenizer([(98, 99), (97, 98), (257, 99)])  # bc, ab, ab + c
+    assert made.bulk is None
+    assert made.encode("abc") == [97, 256]
+    assert plain_tiktoken([(98, 99), (97, 98), (257, 99)], "gpt2").encode("abc") == [258]
+
+
+@given(text=st.text("ab ", max_size=60), other=st.text("ab ", max_size=60))
+def test_merges_that_were_learnt_are_encoded_by_tiktoken(text, other):
+    merges = train_merges(count_words([text]), 30)
+    made = bpe_tokenizer(merges)
+    assert made.bulk is not None
+    assert made.encode(other) == BPE(merges).encode(other)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -89,6 +171,20 @@ def test_a_character_of_several_tokens_is_shown_when_it_is_whole():
     assert stream.finish() == "\ufffd"
 
 
+def test_threads_at_once_give_the_same_ids(everybody):
+    *_, encode = everybody
+    text, threads = " ".join(NASTY) * 20, 6
+    together = Barrier(threads)
+
+    def work(number):
+        together.wait(timeout=30)
+        return [encode(text) for _ in range(10)]
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = [ids for each in pool.map(work, range(threads)) for ids in each]
+    assert found == [encode(text)] * 60
+
+
 def test_half_a_surrogate_pair_is_refused():
     with pytest.raises(UserError, match=r"character 1 of the text is U\+D800"):
         tokenizer().encode("a\ud800")
@@ -108,6 +204,86 @@ def test_what_is_no_tokenizer_is_refused(tmp_path):
     foreign.save(str(file))
     with pytest.raises(UserError, match="is of type Unigram"):
         Tokenizer.load(file)
+
+
+TWO_MERGES = [(97, 98), (256, 99)]  # ab, abc
+FOREIGN_TEXT = " abc ab ABC cab, caab zz 12 |x| don't e\u0301 é"
+
+
+def swap_ids(content):
+    vocabulary = content["model"]["vocab"]
+    vocabulary["ab"], vocabulary["abc"] = vocabulary["abc"], vocabulary["ab"]
+
+
+def add_token(content, name, index, special):
+    token = {"content": name, "id": index, "special": special}
+    content["added_tokens"].append(content["added_tokens"][0] | token)
+
+
+def lose_a_byte(content):
+    vocabulary = content["model"]["vocab"]
+    vocabulary["zz"] = vocabulary.pop("~")
+
+
+SPLIT = {"type": "Split", "pattern": {"Regex": "[a-z]"}, "behavior": "Isolated", "invert": False}
+FOREIGN = {
+    "ids not in the order of merges": swap_ids,
+    "a piece from no merge": lambda c: c["model"]["vocab"].update(zz=300),
+    "a byte without an id": lose_a_byte,
+    "an added token that is not special": lambda c: add_token(c, "|x|", 261, False),
+    "a special token that is a piece": lambda c: add_token(c, "abc", 257, True),
+    "lower case": lambda c: c.update(normalizer={"type": "Lowercase"}),
+    "composed characters": lambda c: c.update(normalizer={"type": "NFC"}),
+    "another pattern": lambda c: c.update(
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [SPLIT, c["pre_tokenizer"]]}
+    ),
+    "no pattern": lambda c: c["pre_tokenizer"].update(use_regex=False),
+    "a space before the text": lambda c: c["pre_tokenizer"].update(add_prefix_space=True),
+    "whole words before merges": lambda c: c["model"].update(ignore_merges=True),
+    "a mark at the end of words": lambda c: c["model"].update(end_of_word_suffix="c"),
+    "an unknown token": lambda c: c["model"].update(unk_token="!"),
+}
+
+
+@pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_tokenizer_that_tiktoken_cannot_stand_for_keeps_its_ids(change, tmp_path):
+    content = json.loads(bpe_tokenizer(TWO_MERGES).backend.to_str())
+    change(content)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    made = Tokenizer.load(tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    theirs.encode_special_tokens = True
+    assert made.bulk is None
+    assert made.encode(FOREIGN_TEXT) == theirs.encode(FOREIGN_TEXT).ids
+
+
+def test_a_foreign_tokenizer_without_special_tokens_is_encoded_by_tiktoken(tmp_path):
+    content = json.loads(bpe_tokenizer(TWO_MERGES).backend.to_str())
+    content["added_tokens"] = []
+    content["pre_tokenizer"]["trim_offsets"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    made = Tokenizer.load(tmp_path)
+    assert made.bulk is not None
+    assert (made.eos_id, made.vocab_size) == (None, 258)
+    assert made.encode(FOREIGN_TEXT) == BPE(TWO_MERGES).encode(FOREIGN_TEXT)
+
+
+def test_a_foreign_tokenizer_that_shortens_or_fills_up_encodes_the_whole_text(tmp_path):
+    made = bpe_tokenizer(TWO_MERGES)
+    made.backend.enable_truncation(4)
+    made.backend.enable_padding(length=100)
+    made.save(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    whole = BPE(TWO_MERGES).encode(FOREIGN_TEXT)
+    assert loaded.encode(FOREIGN_TEXT) == loaded.backend.encode(FOREIGN_TEXT).ids == whole
+
+
+def test_a_piece_that_is_not_made_of_bytes_is_refused(tmp_path):
+    content = json.loads(bpe_tokenizer(TWO_MERGES).backend.to_str())
+    content["model"]["vocab"]["漢"] = 300
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="a piece with '漢', which stands for no byte"):
+        Tokenizer.load(tmp_path)
 
 
 def test_a_foreign_character_tokenizer_keeps_its_ids(tmp_path):

@@ -1,9 +1,18 @@
 import os
+from pathlib import Path
 
 import pytest
 
 from minigpt.errors import UserError
-from minigpt.files import cache_folder, read_json, replace_json, replace_text, replacing, sha256_of
+from minigpt.files import (
+    cache_folder,
+    place_of,
+    read_json,
+    replace_json,
+    replace_text,
+    replacing,
+    sha256_of,
+)
 
 
 def test_a_replaced_file_is_the_new_one_and_nothing_is_left_beside_it(tmp_path):
@@ -55,3 +64,15 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.delenv("MINIGPT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "minigpt"
+
+
+def test_a_place_is_found_by_any_name_and_no_name_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "text.txt").write_text("text")
+    assert place_of("text.txt") == Path("text.txt")
+    assert place_of(str(tmp_path)) == tmp_path
+    assert place_of(os.path.join("~", "text.txt")) == tmp_path / "text.txt"
+    for name in ("", " ", "none", "ü" * 200, "a/" * 3000, "a\0b", "~nobody/a"):
+        assert place_of(name) is None

@@ -137,7 +137,7 @@ def test_there_is_no_bookmark_in_the_middle_of_a_document(monkeypatch):
 
 
 def test_a_field_that_is_no_text_is_refused():
-    with pytest.raises(UserError, match="a name: the field 'text' holds a int; wanted text"):
+    with pytest.raises(UserError, match="a name: the field 'text' is of type int; wanted text"):
         list(hub([1, 2]).read(0))
 
 

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minigpt.data.formats import Reading
@@ -133,6 +133,7 @@ def test_a_place_counts_documents_characters_and_bytes():
 
 
 @given(pieces=PIECES, size=st.integers(1, 80), documents=st.integers(0, 5))
+@example(pieces=[(True, "🙂🙂🙂")], size=10, documents=0)
 def test_limits_keep_the_longest_beginning_and_no_half_character(pieces, size, documents):
     allowed, count = [], 0
     for begins, text in pieces:
@@ -198,7 +199,7 @@ def test_limits_decide_what_is_counted(tmp_path):
 
 def test_a_source_with_too_little_in_it_is_refused(tmp_path):
     with pytest.raises(UserError, match="a name holds no text"):
-        survey(source(tmp_path, [""], []), 0.1, 0, (0, 0))
+        survey(source(tmp_path, ["", " \n"], ["\t"]), 0.1, 0, (0, 0))
     with pytest.raises(UserError, match=r"has 3 documents, and the first 3 .* data\.val_documents"):
         survey(source(tmp_path, ["a", "b", "c"]), 0.1, 3, (0, 0))
     with pytest.raises(UserError, match="has 2 documents, and the first 2"):

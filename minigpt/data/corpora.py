@@ -18,7 +18,7 @@ from minigpt.data.python_docs import python_docs
 from minigpt.data.sources import FileSource, HubSource, Source, first_line, grouped
 from minigpt.download import download
 from minigpt.errors import UserError
-from minigpt.files import cache_folder, replacing
+from minigpt.files import cache_folder, place_of, replacing
 
 STANDARD_INPUT = "-"
 HUB = "hf:"
@@ -65,7 +65,7 @@ def open_source(name: str, reading: Reading | None = None, *, together: bool = F
     reading = reading or Reading()
     if name == STANDARD_INPUT:
         return FileSource("standard input", [[_kept_standard_input()]], reading, temporary=True)
-    if name in NAMED and not Path(name).exists():
+    if name in NAMED and place_of(name) is None:
         known = NAMED[name]
         if isinstance(known, str):
             return open_hub(known, reading, together=together)
@@ -79,11 +79,10 @@ def open_source(name: str, reading: Reading | None = None, *, together: bool = F
         )
     if name.startswith(HUB):
         return open_hub(name, reading, together=together)
-    # Of `os.path`: whatever was passed, a name too long or the text itself, it only says that there is no such file.
-    path = Path(os.path.expanduser(name))
-    if name.strip() and os.path.isdir(path):
+    path = place_of(name)
+    if path is not None and path.is_dir():
         return _folder(path, reading, together)
-    if name.strip() and os.path.isfile(path):
+    if path is not None and path.is_file():
         return FileSource(name, [[path]], reading)
     raise UserError(
         f"there is no text at {name!r}{did_you_mean(name, NAMED)}; pass a text file, .jsonl, .csv or .parquet, a "
@@ -151,6 +150,8 @@ def open_hub(name: str, reading: Reading, *, together: bool = False) -> HubSourc
         UserError: it cannot be reached, is not there, or has no such field.
     """
     where, _, config = name.removeprefix(HUB).partition(":")
+    if not where:
+        raise UserError(f"{name} names no data set; pass hf:OWNER/NAME, or hf:OWNER/NAME:CONFIG")
     try:
         import datasets
         import datasets.exceptions

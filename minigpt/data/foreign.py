@@ -6,7 +6,7 @@
 """
 
 import hashlib
-import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,12 +31,11 @@ class ForeignTokens:
     fingerprint: str
 
 
-def foreign_files(source: str) -> list[Path]:
-    """Return the token files that a source names: one file, or a folder that holds such files and nothing of ours."""
-    path = Path(os.path.expanduser(source))
-    if path.suffix in SUFFIXES and os.path.isfile(path):
-        return [path]
-    if not os.path.isdir(path) or (path / MANIFEST).exists():
+def foreign_files(path: Path) -> list[Path]:
+    """Return the token files at a place: one file, or those in a folder that is none of ours."""
+    if path.is_file():
+        return [path] if path.suffix in SUFFIXES else []
+    if not path.is_dir() or (path / MANIFEST).exists():
         return []
     return sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
 
@@ -67,9 +66,14 @@ def open_foreign(
                     f"{path} holds the id {low if low < 0 else high}, but the tokenizer has {vocab_size} ids; pass the "
                     "tokenizer that made the file, or the right --data.token-dtype"
                 )
-    held_out = [path for path in files if "val" in path.name]
+    held_out = [path for path in files if re.search("(?<![a-z])val", path.name.lower())]
     train = [array for path, array in arrays.items() if path not in held_out]
     val = [arrays[path] for path in held_out]
+    if not train:
+        raise UserError(
+            f"{', '.join(path.name for path in held_out)} is held out by its name, and there is nothing to train on; "
+            "pass the folder that holds the files to train on, too"
+        )
     if not val:
         whole = TokenSequence(train)
         cut = int(len(whole) * (1 - val_fraction) + 1e-9)

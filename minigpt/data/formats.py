@@ -27,7 +27,7 @@ from minigpt.tokenizer.cutting import cut_points
 from minigpt.tokenizer.patterns import END_OF_TEXT
 
 Piece = tuple[bool, str]
-BLOCK = 1 << 20  # bytes read at once
+BLOCK = 1 << 17  # bytes read at once: what is made of them stays in the processor's cache
 HUGE_RECORD = 1 << 24  # bytes; a line of JSON beyond this is decoded in parts
 COMPRESSED = (".gz", ".zst")
 RECORDS = (".jsonl", ".ndjson", ".csv", ".parquet")
@@ -267,7 +267,7 @@ def _field(record: Any, where: str, reading: Reading) -> str:
     text = record[reading.field]
     if text is not None and not isinstance(text, str):
         raise UserError(
-            f"{where}: the field {reading.field!r} is a {type(text).__name__}; wanted text"
+            f"{where}: the field {reading.field!r} is of type {type(text).__name__}; wanted text"
         )
     return text or ""
 

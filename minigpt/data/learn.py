@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 from minigpt.data.corpora import read_pieces
+from minigpt.data.formats import Piece
 from minigpt.data.sources import Source
 from minigpt.data.split import Place, after, limited
 from minigpt.errors import UserError
@@ -35,11 +36,18 @@ def train_tokenizer(
         limit_bytes: of text, read at most; 0: all.
         say: called with what a person should know.
     """
-    end = Place()
+    pieces = read_pieces(source)
+    read = end = Place()  # of what was read, and of what was taken of it
+
+    def counted() -> Iterator[Piece]:
+        nonlocal read
+        for piece in pieces:
+            read = after(read, piece)
+            yield piece
 
     def texts() -> Iterator[str]:
         nonlocal end
-        for piece in limited(read_pieces(source), end, 0, limit_bytes):
+        for piece in limited(counted(), end, 0, limit_bytes):
             yield piece[1]
             end = after(end, piece)
 
@@ -51,7 +59,7 @@ def train_tokenizer(
     )
     if end.byte == 0:
         raise UserError(f"{source.name} holds no text; pass a source with some")
-    if limit_bytes and end.byte > limit_bytes - 4:
+    if read.byte > end.byte or next(pieces, None):
         say(f"read the first {end.byte:,} bytes of {source.name} (--limit-bytes {limit_bytes})")
     facts = {"kind": kind, "source": source.name, "bytes": end.byte}
     return tokenizer, facts | ({"engine": engine} if kind == "bpe" else {})

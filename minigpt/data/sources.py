@@ -149,7 +149,7 @@ class HubReader:
             text = record[self._reading.field]
             if text is not None and not isinstance(text, str):
                 raise UserError(
-                    f"{self._name}: the field {self._reading.field!r} holds a {type(text).__name__}; wanted text"
+                    f"{self._name}: the field {self._reading.field!r} is of type {type(text).__name__}; wanted text"
                 )
             pieces = list(as_pieces([(True, text or "")]))
             for number, piece in enumerate(pieces, 1):

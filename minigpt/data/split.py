@@ -120,12 +120,13 @@ def survey(
     Raises:
         UserError: there is no text, or none is left to train on.
     """
-    place, places = Place(), []
+    place, places, blank = Place(), [], True
     with bar("looking through the text", None) as report:
         for part in range(source.parts):
             places.append(place)
             for piece in limited(source.read(part), place, *limits):
                 place = after(place, piece)
+                blank = blank and piece[1].isspace()
                 report(place.byte)
                 if documents and place.document > documents:
                     break
@@ -133,7 +134,7 @@ def survey(
                 break
     # Where counting ended early, later parts lie somewhere behind: more is not needed to tell them from the first.
     places += [place] * (source.parts - len(places))
-    if place.character == 0:
+    if blank:
         raise UserError(f"{source.name} holds no text; pass a source with some")
     if documents:
         if place.document <= documents:

@@ -13,7 +13,7 @@ from minigpt.data.foreign import foreign_files, open_foreign
 from minigpt.data.formats import Piece
 from minigpt.data.shards import MANIFEST, SPLITS, TokenSequence
 from minigpt.errors import UserError
-from minigpt.files import cache_folder
+from minigpt.files import cache_folder, place_of
 from minigpt.tokenizer import Tokenizer, find_tokenizer
 
 PLAN = "plan.json"  # in a folder whose tokens are not whole yet
@@ -41,8 +41,8 @@ class Tokens:
 
 def open_ready(config: DataConfig) -> Tokens | None:
     """Return the tokens of a source that is tokens already: a prepared folder, or files of another program."""
-    folder = Path(config.source).expanduser()
-    if len(folder.name) > 255:  # no file has such a name, and asking for it is an error
+    folder = place_of(config.source)
+    if folder is None:
         return None
     if (folder / MANIFEST).is_file():
         return open_prepared(folder)
@@ -50,7 +50,7 @@ def open_ready(config: DataConfig) -> Tokens | None:
         raise UserError(
             f"{folder} is not whole; run the same `minigpt prepare` again, and it goes on from where it was"
         )
-    files = foreign_files(config.source)
+    files = foreign_files(folder)
     if not files:
         return None
     if config.tokenizer in ("bpe", "char"):

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, decoders, models
 from minigpt.config import did_you_mean
 from minigpt.download import download
 from minigpt.errors import UserError
-from minigpt.files import cache_folder, read_json
+from minigpt.files import cache_folder, place_of, read_json
 from minigpt.tokenizer.fast import Tokenizer, pre_tokenizer
 from minigpt.tokenizer.patterns import END_OF_TEXT
 
@@ -29,8 +29,8 @@ def find_tokenizer(name: str) -> Tokenizer:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    path = Path(name).expanduser()
-    if _is_gpt2(path):
+    path = place_of(name)
+    if path is not None and _is_gpt2(path):
         return _read_gpt2(path)
     if name == "gpt2":
         kept = cache_folder() / "tokenizers" / "gpt2"
@@ -38,7 +38,7 @@ def find_tokenizer(name: str) -> Tokenizer:
         for file, sha256 in _GPT2.items():
             download(f"{_ADDRESS}/{file}", kept / file, sha256=sha256, instead=instead)
         return _read_gpt2(kept)
-    if not path.exists():
+    if path is None:
         raise UserError(
             f"there is no tokenizer at {name}{did_you_mean(name, ('bpe', 'char', *NAMED))}; pass gpt2, a "
             "tokenizer.json, or a folder that holds one"
@@ -59,8 +59,9 @@ def _read_gpt2(folder: Path) -> Tokenizer:
         merges = [(left, right) for left, right in (line.split() for line in lines[1:] if line)]
         backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     except Exception as error:  # of the library the bare class
+        reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{folder} does not hold GPT-2's vocab.bpe and encoder.json: {error}"
+            f"{folder} does not hold GPT-2's vocab.bpe and encoder.json: {reason}"
         ) from None
     if len(merges) + 256 != len(vocabulary):
         raise UserError(

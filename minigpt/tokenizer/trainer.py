@@ -34,10 +34,8 @@ def count_pieces(pieces: Iterable[str], pattern: str = "gpt2") -> dict[bytes, in
         if max(map(len, words), default=0) > LONGEST_WORD:
             words = [w[i : i + LONGEST_WORD] for w in words for i in range(0, len(w), LONGEST_WORD)]
         counts.update(words)
-        rare = 1
-        while len(counts) > MOST_COUNTED:
-            counts = Counter({word: n for word, n in counts.items() if n > rare})
-            rare *= 2
+        if len(counts) > MOST_COUNTED:
+            counts = Counter(dict(counts.most_common(MOST_COUNTED // 2)))
     kept = counts.items()
     if len(counts) > MOST_WORDS:
         kept = sorted(kept, key=lambda item: (-item[1], item[0]))[:MOST_WORDS]
