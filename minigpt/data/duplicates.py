@@ -2,7 +2,8 @@
 
 A document's fingerprint is a polynomial of its tokens modulo 2^64 (Karp and Rabin, 1987); each token id stands in it as
 a fixed random number. Every sequence of `LENGTH` tokens has one too. Of these only one in eight is kept, chosen by the
-fingerprint itself, so that both parts keep the same ones (Schleimer et al., 2003, section 2).
+fingerprint itself, so that both parts keep the same ones (Schleimer et al., 2003, section 2). A document of more than
+65,536 tokens is looked at in parts.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from minigpt import machine
+from minigpt.data.formats import utf8_size
 from minigpt.data.shards import SPLITS, token_dtype
 from minigpt.data.sources import Source
 from minigpt.data.split import Place, Share, Split, after, limited
@@ -160,7 +161,7 @@ def _encode(tokenizer: Tokenizer, shares: list[Share]) -> list[Encoded]:
                 np.concatenate(arrays),
                 documents=sum(share.opens for share in mine),
                 characters=sum(len(share.text) for share in mine),
-                bytes=sum(len(s.text) if s.text.isascii() else len(s.text.encode()) for s in mine),
+                bytes=sum(utf8_size(share.text) for share in mine),
             )
         )
     return encoded

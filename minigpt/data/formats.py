@@ -67,6 +67,11 @@ def read_file(path: Path, reading: Reading) -> Iterator[Piece]:
         ) from None
 
 
+def utf8_size(text: str) -> int:
+    """Return the bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+
+
 def format_of(path: Path) -> str:
     """Return ".txt", ".jsonl", ".csv" or ".parquet": how a file is read."""
     suffixes = [s.lower() for s in path.suffixes]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 from minigpt.data.corpora import read_pieces
-from minigpt.data.formats import Piece
+from minigpt.data.formats import Piece, utf8_size
 from minigpt.data.sources import Source
 from minigpt.data.split import Place, after, limited
 from minigpt.errors import UserError
@@ -113,5 +113,5 @@ def _counted(texts: Iterable[str], report: Report) -> Iterator[str]:
     done = 0
     for text in texts:
         yield text
-        done += len(text) if text.isascii() else len(text.encode())
+        done += utf8_size(text)
         report(done)

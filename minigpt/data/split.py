@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from minigpt.data.formats import Piece
+from minigpt.data.formats import Piece, utf8_size
 from minigpt.data.sources import Source
 from minigpt.errors import UserError
 from minigpt.progress import bar
@@ -83,8 +83,7 @@ class Split:
 def after(place: Place, piece: Piece) -> Place:
     """Return the place behind a piece."""
     begins, text = piece
-    size = len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
-    return Place(place.document + begins, place.character + len(text), place.byte + size)
+    return Place(place.document + begins, place.character + len(text), place.byte + utf8_size(text))
 
 
 def limited(pieces: Iterable[Piece], place: Place, documents: int, size: int) -> Iterator[Piece]:
