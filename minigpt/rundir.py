@@ -19,8 +19,8 @@ from torch import Tensor
 from minigpt.config import RunConfig, file_layer, from_dict, to_toml
 from minigpt.errors import UserError
 from minigpt.files import flush, read_json, replace_json, replace_text, sha256_of
-from minigpt.model.families import read_tensors
 from minigpt.model.transformer import GPT
+from minigpt.model.weights import read_tensors
 from minigpt.tokenizer import Tokenizer
 
 WRITTEN = (

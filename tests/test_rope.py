@@ -1,11 +1,11 @@
 import torch
 
-from minigpt.model.rope import Rotary, rotate
+from minigpt.model.rope import Rotary, rotary_frequencies, rotate
 
 
 def test_scores_depend_on_the_distance_only():
     torch.manual_seed(0)
-    rotary = Rotary(16, 64, 10_000.0)
+    rotary = Rotary(rotary_frequencies(16, 10_000.0), 64)
     query, key = torch.randn(2, 1, 1, 1, 16)
     scores = {
         (at, distance): (rotate(query, *rotary(at + distance, 1)) * rotate(key, *rotary(at, 1)))
@@ -21,7 +21,7 @@ def test_scores_depend_on_the_distance_only():
 
 
 def test_turning_keeps_lengths_and_the_first_position_stays():
-    rotary, x = Rotary(8, 4, 100.0), torch.randn(1, 2, 4, 8)
+    rotary, x = Rotary(rotary_frequencies(8, 100.0), 4), torch.randn(1, 2, 4, 8)
     turned = rotate(x, *rotary(0, 4))
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     torch.testing.assert_close(turned[:, :, 0], x[:, :, 0])
@@ -33,4 +33,4 @@ def test_a_quarter_turn_by_hand():
 
 
 def test_the_angles_are_not_part_of_the_weights():
-    assert not Rotary(8, 4, 100.0).state_dict()
+    assert not Rotary(rotary_frequencies(8, 100.0), 4).state_dict()

@@ -10,18 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from minigpt.config import ModelConfig, from_dict
 from minigpt.errors import UserError
-from minigpt.files import read_json, replace_json, replacing
+from minigpt.files import read_json, replace_json
+from minigpt.model.weights import MAX_SHARD_BYTES, Tensors, read_weights, write_weights
 from minigpt.tokenizer import Tokenizer
-
-Tensors = dict[str, Tensor]
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -93,6 +88,7 @@ def _gpt2_settings(c: ModelConfig) -> dict[str, Any]:
 
 
 def _gpt2_shape(s: Mapping[str, Any]) -> ModelConfig:
+    _refuse_foreign(s)
     _refuse(s, "scale_attn_weights", True)
     _refuse(s, "scale_attn_by_inverse_layer_idx", False)
     _refuse(s, "add_cross_attention", False)
@@ -129,8 +125,7 @@ def _rotary_settings(c: ModelConfig) -> dict[str, Any]:
         "max_position_embeddings": c.block_size,
         "hidden_act": {"swiglu": "silu", "relu2": "relu2"}[c.mlp],
         "rms_norm_eps": c.norm_eps,
-        "rope_theta": c.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
+        **_rope_settings(c),
         "attention_bias": c.bias,
         "mlp_bias": c.bias,
         "attention_dropout": 0.0,
@@ -138,13 +133,55 @@ def _rotary_settings(c: ModelConfig) -> dict[str, Any]:
     }
 
 
+def _rope_settings(c: ModelConfig) -> dict[str, Any]:
+    """Return the rotary settings twice: as they are written since 2025, and as older programs read them."""
+    scaling: dict[str, Any] = {}
+    if c.rope_scaling != "none":
+        scaling |= {"rope_type": c.rope_scaling, "factor": c.rope_factor}
+    if c.rope_scaling == "llama3":
+        scaling |= {
+            "low_freq_factor": c.rope_low_freq_factor,
+            "high_freq_factor": c.rope_high_freq_factor,
+            "original_max_position_embeddings": c.rope_original_block_size,
+        }
+    new = {"rope_type": "default", "rope_theta": c.rope_theta} | scaling
+    old = {"rope_theta": c.rope_theta} | ({"rope_scaling": scaling} if scaling else {})
+    return old | {"rope_parameters": new}
+
+
+def _rope_shape(s: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rotary settings of a config.json, old or new, as ours."""
+    rope = s.get("rope_parameters") or s.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    known = {"rope_type", "type", "rope_theta", "factor"}
+    ours = {
+        "rope_theta": float(rope.get("rope_theta", s.get("rope_theta", 10_000.0))),
+        "rope_scaling": "none" if kind == "default" else kind,
+    }
+    if kind in ("linear", "llama3"):
+        ours["rope_factor"] = float(rope["factor"])
+    if kind == "llama3":
+        ours |= {
+            "rope_low_freq_factor": float(rope["low_freq_factor"]),
+            "rope_high_freq_factor": float(rope["high_freq_factor"]),
+            "rope_original_block_size": rope["original_max_position_embeddings"],
+        }
+        known |= {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+    if kind not in ("default", "linear", "llama3"):
+        raise UserError(
+            f"its rotary positions are scaled by {kind!r}; this model has linear and llama3"
+        )
+    if unknown := sorted(rope.keys() - known):
+        raise UserError(
+            f"its rotary positions have settings that this model lacks: {', '.join(unknown)}"
+        )
+    return ours
+
+
 def _rotary_shape(s: Mapping[str, Any], mlp: str, qk_norm: bool) -> ModelConfig:
     _refuse(s, "hidden_act", {"swiglu": "silu", "relu2": "relu2"}[mlp])
     _refuse(s, "use_sliding_window", False)
-    rope = s.get("rope_parameters") or s.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise UserError(f"its rotary positions are scaled ({kind}), which this model does not have")
+    _refuse_foreign(s)
     bias = s.get("attention_bias", False)
     if bias != s.get("mlp_bias", False) and not qk_norm:
         raise UserError(
@@ -163,7 +200,7 @@ def _rotary_shape(s: Mapping[str, Any], mlp: str, qk_norm: bool) -> ModelConfig:
         mlp=mlp,  # ty: ignore[invalid-argument-type]
         qk_norm=qk_norm,
         norm_eps=s.get("rms_norm_eps", 1e-6),
-        rope_theta=rope.get("rope_theta", s.get("rope_theta", 10_000.0)),
+        **_rope_shape(s),
         position="rope",
         norm="rmsnorm",
         bias=bias,
@@ -179,6 +216,18 @@ def _own_settings(c: ModelConfig) -> dict[str, Any]:
 
 def _own_shape(s: Mapping[str, Any]) -> ModelConfig:
     return from_dict({"model": s["minigpt"]}, "its config.json").model
+
+
+def _refuse_foreign(s: Mapping[str, Any]) -> None:
+    """Refuse by name what several architectures may have and this model has not."""
+    _refuse(s, "quantization_config", None)
+    _refuse(s, "partial_rotary_factor", 1.0)
+    _refuse(s, "pretraining_tp", 1)
+    kinds = set(s.get("layer_types") or ()) - {"full_attention"}
+    if kinds:
+        raise UserError(
+            f"layer_types has {', '.join(sorted(kinds))}; this model has only full_attention"
+        )
 
 
 def _refuse(settings: Mapping[str, Any], key: str, wanted: Any) -> None:
@@ -383,7 +432,11 @@ def _with_zero_biases(config: ModelConfig, state: Tensors) -> Tensors:
 
 
 def write_model(
-    folder: Path, config: ModelConfig, state: Tensors, tokenizer: Tokenizer | None
+    folder: Path,
+    config: ModelConfig,
+    state: Tensors,
+    tokenizer: Tokenizer | None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write a Hugging Face model directory; each file takes the place of an older one in one step."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -397,10 +450,7 @@ def write_model(
     replace_json(folder / "generation_config.json", generation)
     if tokenizer:
         tokenizer.save(folder)
-    with replacing(folder / WEIGHTS) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
-        # safetensors makes files that only their owner may read; the model is as readable as its settings.
-        temporary.chmod((folder / "config.json").stat().st_mode & 0o777)
+    write_weights(folder, tensors, max_shard_bytes)
 
 
 def read_model(folder: Path) -> tuple[ModelConfig, Tensors]:
@@ -415,13 +465,13 @@ def read_model(folder: Path) -> tuple[ModelConfig, Tensors]:
         )
     settings = read_json(folder / "config.json")
     try:
-        return from_hugging_face(settings, read_tensors(folder / WEIGHTS))
+        return from_hugging_face(settings, read_weights(folder))
     except UserError as error:
         raise UserError(f"{folder} cannot be loaded: {error}") from None
 
 
 def check_tensors(folder: Path, wanted: Tensors, found: Tensors) -> None:
-    """Refuse tensors that are missing, that have no place in the model, or that have another shape.
+    """Refuse tensors that are missing, have no place in the model, another shape, or are no floating-point numbers.
 
     Raises:
         UserError: the first four of them by name.
@@ -433,23 +483,14 @@ def check_tensors(folder: Path, wanted: Tensors, found: Tensors) -> None:
         for key in wanted.keys() & found.keys()
         if found[key].shape != wanted[key].shape
     ]
+    problems += [
+        f"{key} is {str(found[key].dtype).removeprefix('torch.')}, wanted floating point"
+        for key in wanted.keys() & found.keys()
+        if not found[key].is_floating_point()
+    ]
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(
             f"{folder} cannot be loaded: its tensors do not fit its config.json: "
             f"{', '.join(sorted(problems)[:4])}{more}"
         )
-
-
-def read_tensors(path: Path) -> Tensors:
-    """Return the tensors in a safetensors file.
-
-    Raises:
-        UserError: the file is missing, cut short or damaged.
-    """
-    try:
-        return safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path.name} is missing") from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path.name} is cut short or damaged ({error})") from None

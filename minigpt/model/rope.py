@@ -7,15 +7,19 @@ import torch
 from torch import Tensor, nn
 
 
+def rotary_frequencies(head_dim: int, theta: float) -> Tensor:
+    """Return the angle by which each pair of channels turns from one position to the next, (D/2,)."""
+    return 1.0 / theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
+
+
 class Rotary(nn.Module):
     """The cosines and sines of every position."""
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, head_dim: int, block_size: int, theta: float) -> None:
+    def __init__(self, frequencies: Tensor, block_size: int) -> None:
         super().__init__()
-        frequencies = theta ** -(torch.arange(0, head_dim, 2).float() / head_dim)  # (D/2,)
         angles = torch.outer(torch.arange(block_size).float(), frequencies)  # (block_size, D/2)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)

@@ -13,7 +13,8 @@ from minigpt.config import ModelConfig
 from minigpt.model import families
 from minigpt.model.attention import Attention, Cache, Mask, Rotation
 from minigpt.model.layers import MLP, make_norm
-from minigpt.model.rope import Rotary
+from minigpt.model.rope import Rotary, rotary_frequencies
+from minigpt.model.rope_scaling import scale_frequencies
 from minigpt.tokenizer import Tokenizer
 
 
@@ -48,7 +49,8 @@ class GPT(nn.Module):
         if config.position == "learned":
             self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
         else:
-            self.rotary = Rotary(config.head_dim, config.block_size, config.rope_theta)
+            frequencies = rotary_frequencies(config.head_dim, config.rope_theta)
+            self.rotary = Rotary(scale_frequencies(frequencies, config), config.block_size)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = make_norm(config)
@@ -93,9 +95,17 @@ class GPT(nn.Module):
         """Return the logits of the token after each position, (B, T, V)."""
         return self.head(self.hidden(ids, cache=cache))
 
-    def save_pretrained(self, folder: Path | str, tokenizer: Tokenizer | None = None) -> None:
-        """Write a Hugging Face model directory, with the tokenizer where one is given."""
-        families.write_model(Path(folder), self.config, self.state_dict(), tokenizer)
+    def save_pretrained(
+        self, folder: Path | str, tokenizer: Tokenizer | None = None, **options: int
+    ) -> None:
+        """Write a Hugging Face model directory, with the tokenizer where one is given.
+
+        Args:
+            folder: made where there is none.
+            tokenizer: of the model.
+            options: max_shard_bytes, the size of a weights file (5 GB).
+        """
+        families.write_model(Path(folder), self.config, self.state_dict(), tokenizer, **options)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> Self:
