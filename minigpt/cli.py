@@ -3,6 +3,7 @@
 Progress goes to standard error, results to standard output. Exit status: 0 done, 2 bad input, 1 anything else.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -322,10 +323,10 @@ def tokenizer_train(
     text = open_source(source, Reading(field=field, errors=errors), together=limit_bytes > 0)
     for note in text.notes:
         _note(note)
-    made, facts = train_tokenizer(
-        text, kind=kind, vocab_size=vocab_size, engine=engine, limit_bytes=limit_bytes, say=_note
-    )
-    text.discard()
+    with contextlib.ExitStack() as stack:
+        stack.callback(text.discard)
+        options: Any = {"kind": kind, "vocab_size": vocab_size, "engine": engine}
+        made, facts = train_tokenizer(text, limit_bytes=limit_bytes, say=_note, **options)
     folder = out.parent if out.name == "tokenizer.json" else out
     folder.mkdir(parents=True, exist_ok=True)
     made.save(folder, facts)
@@ -532,14 +533,16 @@ def eval(
     from minigpt.data.tokens import tokens_of_text
     from minigpt.evaluate.measure import as_table, measure
 
-    text = None
-    if data is not None:
-        source = open_source(data)
+    with contextlib.ExitStack() as stack:
+        text = None
+        if data is not None:
+            source = open_source(data)
+            stack.callback(source.discard)
 
-        def text(tokenizer: Any) -> Any:
-            return tokens_of_text(read_pieces(source), tokenizer)
+            def text(tokenizer: Any) -> Any:
+                return tokens_of_text(read_pieces(source), tokenizer)
 
-    measured = {str(path): measure(path, text, device) for path in (run, *more)}
+        measured = {str(path): measure(path, text, device) for path in (run, *more)}
     _result(as_table(measured))
     results = list(measured.values())
     _end(as_json, results[0] if len(results) == 1 else results)

@@ -57,13 +57,13 @@ class ModelConfig:
         "none", "how rotary positions are stretched to a longer context than they were trained at"
     )
     rope_factor: float = setting(1.0, "how far, with rope_scaling", minimum=1.0)
-    rope_low_freq_factor: float = setting(
+    rope_low_freq: float = setting(
         1.0, "llama3: wavelengths above the old context / this are stretched wholly", minimum=0.001
     )
-    rope_high_freq_factor: float = setting(
+    rope_high_freq: float = setting(
         4.0, "llama3: wavelengths below the old context / this stay", minimum=0.001
     )
-    rope_original_block_size: int = setting(0, "llama3: the old context in tokens", minimum=0)
+    rope_old_context: int = setting(0, "llama3: the old context in tokens", minimum=0)
     norm: Literal["rmsnorm", "layernorm"] = setting("rmsnorm", "normalisation before each part")
     norm_eps: float = setting(1e-5, "added to the variance", minimum=0.0)
     mlp: Literal["swiglu", "gelu", "relu2"] = setting("swiglu", "activation of the MLP")
@@ -107,15 +107,12 @@ class ModelConfig:
                 f"rotary positions turn channels in pairs, but a head has "
                 f"{self.head_dim or self.n_embd // self.n_head} of them; take an even model.head_dim"
             )
-        if self.rope_scaling == "llama3" and not self.rope_original_block_size:
-            yield "model.rope_scaling = llama3 needs model.rope_original_block_size, the old context"
-        if (
-            self.rope_scaling == "llama3"
-            and self.rope_high_freq_factor <= self.rope_low_freq_factor
-        ):
+        if self.rope_scaling == "llama3" and not self.rope_old_context:
+            yield "model.rope_scaling = llama3 needs model.rope_old_context, the old context"
+        if self.rope_scaling == "llama3" and self.rope_high_freq <= self.rope_low_freq:
             yield (
-                f"model.rope_high_freq_factor = {self.rope_high_freq_factor} must lie above "
-                f"model.rope_low_freq_factor = {self.rope_low_freq_factor}"
+                f"model.rope_high_freq = {self.rope_high_freq} must lie above "
+                f"model.rope_low_freq = {self.rope_low_freq}"
             )
         if self.n_kv_head and self.n_head % self.n_kv_head:
             yield (

@@ -4,9 +4,11 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from minigpt.errors import UserError
 
@@ -73,6 +75,27 @@ def place_of(name: str) -> Path | None:
     """Return the file or folder that a person named, or None; no text is so strange that asking is an error."""
     path = os.path.expanduser(name)
     return Path(path) if name.strip() and os.path.exists(path) else None
+
+
+@contextlib.contextmanager
+def alone(folder: Path, waiting: Callable[[], None]) -> Generator[None]:
+    """Let one process at a time into the block for this folder; `waiting` is called where another is there already.
+
+    A process that is killed gives its place up.
+    """
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
+    path = cache_folder() / "locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def cache_folder() -> Path:

@@ -20,10 +20,10 @@ def copied(tmp_path):
     return path, documents
 
 
-def made(path, out, **changes):
+def made(path, out, shard_tokens=4000, **changes):
     lines = []
     config = DataConfig(source=str(path), vocab_size=300, **changes)
-    return prepare_folder(config, out, lines.append, workers=2, shard_tokens=4000), lines
+    return prepare_folder(config, out, lines.append, workers=2, shard_tokens=shard_tokens), lines
 
 
 def test_duplicates_are_counted_and_said(copied, tmp_path):
@@ -60,3 +60,18 @@ def test_the_rewritten_shards_are_those_that_the_manifest_lists(copied, tmp_path
     assert there == listed
     assert any(name.endswith("-unique.bin") for name in listed)
     assert len(open_prepared(tmp_path / "out").train) > 0
+
+
+def test_the_first_document_may_be_dropped_and_a_long_one_counts_once(tmp_path):
+    documents = [nonsense(400, seed=i) for i in range(50)]
+    long = " ".join(f"{i} {i * i % 9973}" for i in range(30_000))  # more than 65,536 tokens
+    documents[4], documents[14] = documents[0], long
+    documents[33] = long
+    path = tmp_path / "text.jsonl"
+    path.write_text("".join(json.dumps({"text": d}) + "\n" for d in documents))
+    tokens, _ = made(path, tmp_path / "out", shard_tokens=10**6, drop_duplicates=True)
+    assert (tokens.facts["duplicates"]["exact"], tokens.facts["duplicates"]["near"]) == (2, 0)
+    text = tokens.tokenizer.decode(tokens.train[:].tolist())
+    kept = [d for i, d in enumerate(documents) if i % 10 != 4 and i not in (0, 33)]
+    assert text.split("<|endoftext|>") == kept
+    assert tokens.facts["train"]["documents"] == len(kept)

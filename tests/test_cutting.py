@@ -45,7 +45,9 @@ def test_cuts_worked_out_by_hand():
     text = "low, lower and the lowest of all newest"
     assert pieces_of(text) == ["low, lower and", " the lowest of", " all newest"]
     assert cut_points(text) == [14, 28]
-    assert pieces_of("(1), (2), (3), a. (4), (5)") == ["(1), (2), (3), a", ". (4), (5)"]
+    assert pieces_of("(1), (2), (3), a. (4), (5)") == ["(1), (2), (3),", " a. (4), (5)"]
+    assert pieces_of("12345 67890 1234567890") == ["12345 67890", " 1234567890"]
+    assert pieces_of("🙂🙂🙂 🙂🙂🙂 🙂🙂🙂 🙂🙂🙂 🙂🙂") == ["🙂🙂🙂 🙂🙂🙂 🙂🙂🙂 🙂🙂🙂", " 🙂🙂"]
     assert pieces_of("") == [""]
 
 

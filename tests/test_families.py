@@ -173,7 +173,7 @@ def test_every_setting_survives_in_our_own_family(tmp_path):
         vocab_size=31, block_size=9, n_layer=1, n_head=2, n_kv_head=1, n_embd=12, head_dim=4, mlp_hidden=20,
         position="learned", rope_theta=7.0, norm="rmsnorm", norm_eps=1e-3, mlp="gelu", qk_norm=True,
         attention_gate="silu", bias=True, tie_embeddings=False, dropout=0.25, rope_scaling="llama3", rope_factor=2.0,
-        rope_low_freq_factor=0.5, rope_high_freq_factor=3.0, rope_original_block_size=5,
+        rope_low_freq=0.5, rope_high_freq=3.0, rope_old_context=5,
     )  # fmt: skip
     assert all(
         getattr(changed, item.name) != item.default

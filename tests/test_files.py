@@ -1,10 +1,13 @@
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from minigpt.errors import UserError
 from minigpt.files import (
+    alone,
     cache_folder,
     place_of,
     read_json,
@@ -76,3 +79,23 @@ def test_a_place_is_found_by_any_name_and_no_name_is_an_error(tmp_path, monkeypa
     assert place_of(os.path.join("~", "text.txt")) == tmp_path / "text.txt"
     for name in ("", " ", "none", "ü" * 200, "a/" * 3000, "a\0b", "~nobody/a"):
         assert place_of(name) is None
+
+
+def test_one_at_a_time_works_in_a_folder(tmp_path):
+    order, waited = [], []
+
+    def work(number):
+        with alone(tmp_path, lambda: waited.append(number)):
+            order.append(number)
+            if number == 0:
+                others.append(pool.submit(work, 1))
+                while not waited:  # until the other has been told to wait
+                    time.sleep(0.001)
+            order.append(number)
+
+    others = []
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(work, 0).result()
+        others[0].result()
+    assert order == [0, 0, 1, 1]
+    assert waited == [1]

@@ -128,11 +128,20 @@ def test_the_fingerprint_changes_with_all_that_decides_the_ids(tmp_path):
 
 
 def test_files_are_one_or_a_folder_of_them_in_the_order_of_their_names(tmp_path):
-    b, a = npy(tmp_path / "b.npy", [1]), raw(tmp_path / "a.bin", [1])
+    b, a = npy(tmp_path / "b_train.npy", [1]), raw(tmp_path / "a_val.bin", [1])
     (tmp_path / "notes.txt").write_text("text")
-    (tmp_path / "c.npy").mkdir()
+    (tmp_path / "icon.bin").write_bytes(b"an icon beside a text is no token file")
+    (tmp_path / "c_train.npy").mkdir()
     assert foreign_files(tmp_path) == [a, b]
     assert foreign_files(b) == [b]
     assert foreign_files(tmp_path / "notes.txt") == []
     (tmp_path / "manifest.json").write_text("{}")
     assert foreign_files(tmp_path) == []
+
+
+def test_an_id_that_is_too_large_is_found_wherever_it_stands(tmp_path, monkeypatch):
+    monkeypatch.setattr("minigpt.data.foreign._BLOCK", 10)
+    ids = [1] * 57
+    ids[33] = 300
+    with pytest.raises(UserError, match="holds the id 300, but the tokenizer has 300 ids"):
+        opened(npy(tmp_path / "a.npy", ids))

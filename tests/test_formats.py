@@ -377,3 +377,20 @@ def test_a_broken_huge_record_is_refused_in_one_sentence(tmp_path, monkeypatch, 
     path.write_text('{"text": "first"}\n' + line)
     with pytest.raises(UserError, match=rf"line 2.*{sentence}"):
         documents_of(path)
+
+
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+def test_a_huge_value_of_parquet_is_decoded_in_parts(tmp_path, monkeypatch, errors):
+    monkeypatch.setattr(formats, "HUGE_RECORD", 50)
+    monkeypatch.setattr(formats, "BLOCK", 7)
+    texts = ["short", "ä漢🙂 " * 20, "", "plain " * 30]
+    (tmp_path / "a.parquet").write_bytes(as_parquet({"text": texts}))
+    found = documents_of(tmp_path / "a.parquet", errors=errors)
+    assert found == [text for text in texts if text]
+
+
+def test_a_long_line_of_csv_that_comes_in_many_blocks_is_one_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "BLOCK", 5)
+    text = "a long, long\ntext " * 9
+    (tmp_path / "a.csv").write_text(f'id,text\n1,"{text}"\n2,end')
+    assert documents_of(tmp_path / "a.csv") == [text, "end"]

@@ -69,6 +69,7 @@ def test_stopped_between_any_two_shards_it_ends_the_same(text, tmp_path, steps):
     for _ in itertools.islice(done, steps):
         pass
     done.close()
+    work.held.close()  # as a kill does
     with pytest.raises(UserError, match="is not whole; run the same"):
         prepare(DataConfig(source=str(tmp_path / "out")))
     assert whole(text, tmp_path / "out") == expected

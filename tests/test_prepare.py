@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -118,3 +119,38 @@ def test_a_stream_is_opened_as_one(small_text):
     tokens = prepare(DataConfig(source=str(parts), vocab_size=300, stream=True, val_documents=3))
     assert isinstance(tokens.train, TokenStream)
     assert tokens.train.reach(100)
+
+
+def test_two_at_once_make_the_same_tokens(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("<|endoftext|>".join(nonsense(3000, seed=i) for i in range(30)))
+    config = DataConfig(source=str(path), vocab_size=303)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(prepare, [config, config])
+    assert first.facts == second.facts
+    assert first.train[:].tolist() == second.train[:].tolist()
+
+
+def test_another_end_of_text_is_another_preparation(small_text, tmp_path):
+    made = prepare(DataConfig(source=str(small_text), vocab_size=300)).tokenizer
+    prints = set()
+    for end in ("<|endoftext|>", "<|im_end|>"):
+        folder = tmp_path / end.strip("<|>")
+        folder.mkdir()
+        made.save(folder)
+        (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": end}))
+        tokens = prepare(DataConfig(source=str(small_text), tokenizer=str(folder)))
+        assert tokens.tokenizer.eos_id == made.specials[end]
+        prints.add(tokens.fingerprint)
+    assert len(prints) == 2
+
+
+def test_prepared_tokens_are_no_text_and_keep_their_tokenizer(small_text, tmp_path):
+    prepare_folder(DataConfig(source=str(small_text), vocab_size=300), tmp_path / "out")
+    with pytest.raises(UserError, match="holds tokens that were prepared already"):
+        prepare_folder(DataConfig(source=str(tmp_path / "out")), tmp_path / "again")
+    other = prepare(DataConfig(source=str(small_text), tokenizer="char")).tokenizer
+    (tmp_path / "other").mkdir()
+    other.save(tmp_path / "other")
+    with pytest.raises(UserError, match="was prepared with another tokenizer"):
+        prepare(DataConfig(source=str(tmp_path / "out"), tokenizer=str(tmp_path / "other")))

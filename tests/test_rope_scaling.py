@@ -10,8 +10,8 @@ from minigpt.model.rope_scaling import scale_frequencies
 from .conftest import tiny
 
 LLAMA3 = {
-    "rope_scaling": "llama3", "rope_factor": 8.0, "rope_low_freq_factor": 1.0, "rope_high_freq_factor": 4.0,
-    "rope_original_block_size": 64, "block_size": 256, "rope_theta": 500_000.0,
+    "rope_scaling": "llama3", "rope_factor": 8.0, "rope_low_freq": 1.0, "rope_high_freq": 4.0,
+    "rope_old_context": 64, "block_size": 256, "rope_theta": 500_000.0,
 }  # fmt: skip
 
 
@@ -56,14 +56,14 @@ def test_llama3_is_the_one_of_transformers(factors):
     wanted, attention_factor = ROPE_INIT_FUNCTIONS["llama3"](theirs, "cpu")
     assert attention_factor == 1.0
     ours = scaled(
-        rope_scaling="llama3", rope_factor=factor, rope_low_freq_factor=low, rope_high_freq_factor=high,
-        rope_original_block_size=original, rope_theta=500_000.0,
+        rope_scaling="llama3", rope_factor=factor, rope_low_freq=low, rope_high_freq=high,
+        rope_old_context=original, rope_theta=500_000.0,
     )  # fmt: skip
     torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=0)
 
 
 def test_contradictions_are_refused():
-    with pytest.raises(UserError, match=r"needs model\.rope_original_block_size"):
+    with pytest.raises(UserError, match=r"needs model\.rope_old_context"):
         tiny(rope_scaling="llama3").resolve()
     with pytest.raises(UserError, match="must lie above"):
-        tiny(**(LLAMA3 | {"rope_high_freq_factor": 1.0})).resolve()
+        tiny(**(LLAMA3 | {"rope_high_freq": 1.0})).resolve()

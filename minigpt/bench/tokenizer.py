@@ -54,6 +54,8 @@ def bench_tokenizer(
     Raises:
         UserError: a peer that is not known, or two that give other ids.
     """
+    if vocab_size < 259:
+        raise UserError(f"--vocab-size is {vocab_size}; wanted at least 259")
     unknown = [peer for peer in peers if peer not in PEERS]
     if unknown:
         raise UserError(f"--vs {unknown[0]} is not known; peers: {', '.join(PEERS)}")

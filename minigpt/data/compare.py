@@ -55,14 +55,15 @@ def compare(
         "dropped": drop,
     }
     if shared["exact"] or shared["near"] or shared["held_out_sequences_seen"] > 0.01:
-        action = (
-            "they are left out"
-            if drop
-            else "data.drop_duplicates (--drop-duplicates) leaves them out"
-        )
+        said = f"{shared['exact']:,} documents to train on are also held out word for word, {shared['near']:,} nearly"
+        if shared["exact"] or shared["near"]:
+            said += (
+                "; they are left out"
+                if drop
+                else "; data.drop_duplicates (--drop-duplicates) leaves them out"
+            )
         say(
-            f"{shared['exact']:,} documents to train on are also held out word for word, {shared['near']:,} nearly; "
-            f"{action}. {shared['held_out_sequences_seen']:.1%} of the held-out sequences of {held_out.length} tokens "
+            f"{said}. {shared['held_out_sequences_seen']:.1%} of the held-out sequences of {held_out.length} tokens "
             "occur in the part to train on"
         )
     if not drop:
@@ -71,14 +72,18 @@ def compare(
         for number, (shard, file, one) in enumerate(zip(train, files, found, strict=True)):
             spans = np.concatenate([one.exact, one.near])
             if len(spans):
-                shard |= _rewritten(shard, file, spans, tokenizer)
+                shard |= _rewritten(shard, file, spans, tokenizer, first=number == 0)
             report(number + 1)
     return listed, shared
 
 
-def _rewritten(shard: Shard, file: TokenFile, spans: np.ndarray, tokenizer: Tokenizer) -> Shard:
+def _rewritten(
+    shard: Shard, file: TokenFile, spans: np.ndarray, tokenizer: Tokenizer, *, first: bool
+) -> Shard:
     """Write a shard without these spans under a name of its own, and return what changes in its entry."""
     kept = duplicates.without(file.read(0, file.tokens), spans)
+    if first and len(kept) and spans.min() == 0 and kept[0] == tokenizer.eos_id:
+        kept = kept[1:]  # what was the second document is now the first
     path = file.path.with_name(shard["file"].replace(".bin", "-unique.bin"))
     with replacing(path) as temporary:
         kept.tofile(temporary)

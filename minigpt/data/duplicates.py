@@ -2,8 +2,8 @@
 
 A document's fingerprint is a polynomial of its tokens modulo 2^64 (Karp and Rabin, 1987); each token id stands in it as
 a fixed random number. Every sequence of `LENGTH` tokens has one too. Of these only one in eight is kept, chosen by the
-fingerprint itself, so that both parts keep the same ones (Schleimer et al., 2003, section 2). A document of more than
-65,536 tokens is looked at in parts.
+fingerprint itself, so that both parts keep the same ones (Schleimer et al., 2003, section 2). A document of more than a
+million tokens, and one that runs over two shards, is looked at in parts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +24,7 @@ NEAR = 0.5  # share of its sequences that makes a document nearly the same
 FEWEST = 3  # sequences found before that is said
 PORTION = 1 << 16  # tokens looked at together: half a megabyte for each array
 STRETCH = 1 << 20  # tokens that a thread looks at
+LONGEST = 1 << 20  # tokens of a document that is looked at as one
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
 
@@ -183,14 +184,19 @@ def _portions(
 
 
 def _end_of_document(file: TokenFile, start: int, stop: int, separator: int | None) -> int:
-    """Return the last end of a document before `stop`, or `stop` if there is none; at the end of the file, that."""
+    """Return the last end of a document before `stop`, or else the first after it; of a very long one, some place."""
     if separator is None or stop == file.tokens:
         return stop
     for begin in range(max(start, stop - PORTION), start - 1, -PORTION):
         marks = np.flatnonzero(file.read(begin, min(begin + PORTION, stop)) == separator)
         if len(marks) and begin + marks[-1] > start:
             return begin + int(marks[-1])
-    return stop
+    last = min(start + LONGEST, file.tokens)
+    for begin in range(stop, last, PORTION):
+        marks = np.flatnonzero(file.read(begin, min(begin + PORTION, last)) == separator)
+        if len(marks):
+            return begin + int(marks[0])
+    return max(stop, last)
 
 
 class _Portion:
@@ -235,7 +241,7 @@ def _count_between(places: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> 
 @lru_cache(maxsize=2)
 def _powers(base: np.uint64) -> np.ndarray:
     """Return base^0, base^1, … modulo 2^64, as many as a portion needs."""
-    powers = np.full(PORTION + 1, base, np.uint64)
+    powers = np.full(max(PORTION, STRETCH, LONGEST) + 1, base, np.uint64)
     powers[0] = 1
     return np.cumprod(powers, out=powers)
 

@@ -14,12 +14,15 @@ import numpy as np
 
 from minigpt.data.shards import MANIFEST, TokenSequence
 from minigpt.errors import UserError
+from minigpt.progress import bar
 
 SUFFIXES = (".npy", ".bin")
+_HELD_OUT = re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])")
+_TOKENS = re.compile(r"train|val|token")  # in the name of a file of a folder that is read as tokens
 _HEADER = 256  # int32
 # {magic: (version, type of the ids)}: GPT-2's and Llama 3's files of llm.c.
 _MAGIC = {20240520: (1, "<u2"), 20240801: (7, "<u4")}
-_CHECKED = 1 << 20  # ids at either end of each file
+_BLOCK = 1 << 22  # ids looked at together
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,13 @@ class ForeignTokens:
 
 
 def foreign_files(path: Path) -> list[Path]:
-    """Return the token files at a place: one file, or those in a folder that is none of ours."""
+    """Return the token files at a place: one file, or those in a folder that say so by their names."""
     if path.is_file():
         return [path] if path.suffix in SUFFIXES else []
     if not path.is_dir() or (path / MANIFEST).exists():
         return []
-    return sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
+    there = (p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
+    return sorted(p for p in there if _TOKENS.search(p.name.lower()))
 
 
 def open_foreign(
@@ -57,16 +61,19 @@ def open_foreign(
     arrays, digest = {}, hashlib.sha256(f"{val_fraction}".encode())
     for path in files:
         array = arrays[path] = _open(path, dtype)
-        for end in (array[:_CHECKED], array[-_CHECKED:]):
-            digest.update(f"{path.name} {len(array)} {array.dtype}".encode())
-            digest.update(np.ascontiguousarray(end).tobytes())
-            low, high = int(end.min(initial=0)), int(end.max(initial=0))
-            if low < 0 or high >= vocab_size:
-                raise UserError(
-                    f"{path} holds the id {low if low < 0 else high}, but the tokenizer has {vocab_size} ids; pass the "
-                    "tokenizer that made the file, or the right --data.token-dtype"
-                )
-    held_out = [path for path in files if re.search("(?<![a-z])val", path.name.lower())]
+        digest.update(f"{path.name} {len(array)} {array.dtype}".encode())
+        with bar(f"checking {path.name}", array.nbytes) as report:
+            for start in range(0, len(array), _BLOCK):
+                block = np.array(array[start : start + _BLOCK])
+                digest.update(block.tobytes())
+                low, high = int(block.min(initial=0)), int(block.max(initial=0))
+                if low < 0 or high >= vocab_size:
+                    raise UserError(
+                        f"{path} holds the id {low if low < 0 else high}, but the tokenizer has {vocab_size} ids; "
+                        "pass the tokenizer that made the file, or the right --data.token-dtype"
+                    )
+                report(start * array.itemsize)
+    held_out = [path for path in files if _HELD_OUT.search(path.name.lower())]
     train = [array for path, array in arrays.items() if path not in held_out]
     val = [arrays[path] for path in held_out]
     if not train:

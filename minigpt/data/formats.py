@@ -370,13 +370,31 @@ def _read_csv(path: Path, file: BinaryIO, reading: Reading) -> Iterator[tuple[bo
 
 
 def _lines(blocks: Iterable[str]) -> Iterator[str]:
-    rest = ""
+    parts: list[str] = []  # of the line under way
     for block in blocks:
-        *lines, rest = (rest + block).split("\n")
-        for line in lines:
-            yield line + "\n"
-    if rest:
+        first, *others = block.split("\n")
+        parts.append(first)
+        if others:
+            yield "".join(parts) + "\n"
+            for line in others[:-1]:
+                yield line + "\n"
+            parts = [others[-1]]
+    if rest := "".join(parts):
         yield rest
+
+
+def _huge_value(
+    content: Any, path: Path, number: int, reading: Reading
+) -> Iterator[tuple[bool, str]]:
+    """Yield the text of one value in blocks."""
+    decoder = codecs.getincrementaldecoder("utf-8")(reading.errors)
+    for start in range(0, len(content), BLOCK):
+        block = content[start : start + BLOCK].to_pybytes()
+        try:
+            yield start == 0, decoder.decode(block, start + BLOCK >= len(content))
+        except UnicodeDecodeError as error:
+            place = start + len(block) - len(error.object) + error.start
+            raise _not_utf8(path, place, error.object[error.start], f" of row {number}") from None
 
 
 def _read_parquet(path: Path, file: BinaryIO, reading: Reading) -> Iterator[tuple[bool, str]]:
@@ -400,10 +418,15 @@ def _read_parquet(path: Path, file: BinaryIO, reading: Reading) -> Iterator[tupl
             if reading.field not in table.schema_arrow.names:
                 raise _no_field(f"{path}", reading, table.schema_arrow.names)
             number = 0
-            for batch in table.iter_batches(256, columns=[reading.field]):
+            # Few rows at a time: nothing in the file tells beforehand how large they are.
+            for batch in table.iter_batches(4, columns=[reading.field]):
                 for value in batch.column(0):
                     number += 1
                     where = f"{path}, row {number}"
+                    content = value.as_buffer() if hasattr(value, "as_buffer") else None
+                    if content is not None and len(content) > HUGE_RECORD:
+                        yield from _huge_value(content, path, number, reading)
+                        continue
                     try:
                         text = value.as_py()
                     except UnicodeDecodeError as error:

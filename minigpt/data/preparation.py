@@ -17,7 +17,8 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,11 +30,11 @@ from minigpt.data.corpora import open_source, reopen
 from minigpt.data.encode import SHARD_TOKENS, PartJob, read_part, write_part
 from minigpt.data.formats import Piece, Reading
 from minigpt.data.learn import learn_bpe, learn_characters
-from minigpt.data.shards import MANIFEST, SPLITS
+from minigpt.data.shards import MANIFEST, PLAN, SPLITS
 from minigpt.data.sources import Source
-from minigpt.data.tokens import PLAN, cached
+from minigpt.data.tokens import cached
 from minigpt.errors import UserError
-from minigpt.files import read_json, replace_json
+from minigpt.files import alone, read_json, replace_json
 from minigpt.progress import bar
 from minigpt.tokenizer import Tokenizer, find_tokenizer
 
@@ -63,12 +64,14 @@ class Preparation:
     plan: dict[str, Any]
     workers: int
     is_whole: bool = False
+    held: ExitStack = field(default_factory=ExitStack)  # the lock of the folder
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *exception: object) -> None:
-        """Remove the copy of standard input, unless tasks are queued that will read it."""
+        """Let others into the folder; remove the copy of standard input, unless tasks are queued that will read it."""
+        self.held.close()
         if kind is not None or not (self.folder / PLAN).exists():
             self.source.discard()
 
@@ -155,17 +158,23 @@ def begin(
 ) -> Preparation:
     """Return a preparation that is planned and has its tokenizer; arguments as `prepare`."""
     source = open_source(config.source, _reading(config), together=any(_limits(config)))
-    try:
+    with ExitStack() as stack:
+        stack.callback(source.discard)
         for note in source.notes:
             say(note)
-        return _begun(source, config, say, out, workers or machine.cores(), shard_tokens)
-    except BaseException:
-        source.discard()
-        raise
+        work = _begun(source, config, say, out, workers or machine.cores(), shard_tokens, stack)
+        stack.pop_all()
+        return work
 
 
 def _begun(
-    source: Source, config: DataConfig, say: Say, out: Path | None, workers: int, shard_tokens: int
+    source: Source,
+    config: DataConfig,
+    say: Say,
+    out: Path | None,
+    workers: int,
+    shard_tokens: int,
+    stack: ExitStack,
 ) -> Preparation:
     given = None if config.tokenizer in ("bpe", "char") else find_tokenizer(config.tokenizer)
     documents = config.val_documents
@@ -173,9 +182,13 @@ def _begun(
         documents = split.STREAM_DOCUMENTS
     fingerprint = _fingerprint(source, config, given, documents)
     folder = cached(fingerprint) if out is None else out
+    held = stack.enter_context(ExitStack())
+    held.enter_context(
+        alone(folder, lambda: say(f"waiting for another process that prepares {folder}"))
+    )
     if manifest := _whole(folder, fingerprint, out is not None, say):
         _tidy(folder, manifest)
-        return Preparation(folder, config, source, given, {}, workers, is_whole=True)
+        return Preparation(folder, config, source, given, {}, workers, True, held)
     plan = _read_plan(folder, fingerprint, shard_tokens)
     if plan is None:
         limits = _limits(config)
@@ -190,7 +203,7 @@ def _begun(
         }
         folder.mkdir(parents=True, exist_ok=True)
         replace_json(folder / PLAN, plan)
-    work = Preparation(folder, config, source, given, plan, workers)
+    work = Preparation(folder, config, source, given, plan, workers, held=held)
     work.tokenizer = _tokenizer_of(work, say)
     return work
 

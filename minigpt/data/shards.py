@@ -20,6 +20,7 @@ from minigpt.files import read_json, sha256_of
 
 SPLITS = ("train", "val")
 MANIFEST = "manifest.json"
+PLAN = "plan.json"  # in a folder whose tokens are not whole yet
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

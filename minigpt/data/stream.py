@@ -82,6 +82,7 @@ def open_stream(config: DataConfig, say: Say = lambda line: None) -> Tokens:
         UserError: as `prepare`; later, in `reach`, when the source breaks off.
     """
     work = begin(config, say, shard_tokens=SHARD_TOKENS)
+    work.held.close()  # several runs may read one stream; what they write is the same
     if work.is_whole:
         return open_prepared(work.folder)
     train = TokenStream(work, say)

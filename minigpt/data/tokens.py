@@ -11,12 +11,10 @@ from minigpt.config import DataConfig
 from minigpt.data import shards
 from minigpt.data.foreign import foreign_files, open_foreign
 from minigpt.data.formats import Piece
-from minigpt.data.shards import MANIFEST, SPLITS, TokenSequence
+from minigpt.data.shards import MANIFEST, PLAN, SPLITS, TokenSequence
 from minigpt.errors import UserError
 from minigpt.files import cache_folder, place_of
 from minigpt.tokenizer import Tokenizer, find_tokenizer
-
-PLAN = "plan.json"  # in a folder whose tokens are not whole yet
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,14 @@ def open_ready(config: DataConfig) -> Tokens | None:
     if folder is None:
         return None
     if (folder / MANIFEST).is_file():
-        return open_prepared(folder)
+        tokens = open_prepared(folder)
+        named = config.tokenizer not in ("bpe", "char")
+        if named and find_tokenizer(config.tokenizer).fingerprint() != tokens.facts["tokenizer"]:
+            raise UserError(
+                f"{folder} was prepared with another tokenizer than {config.tokenizer}; leave data.tokenizer out, or "
+                "prepare the text again"
+            )
+        return tokens
     if (folder / PLAN).is_file():
         raise UserError(
             f"{folder} is not whole; run the same `minigpt prepare` again, and it goes on from where it was"

@@ -140,9 +140,9 @@ def _rope_settings(c: ModelConfig) -> dict[str, Any]:
         scaling |= {"rope_type": c.rope_scaling, "factor": c.rope_factor}
     if c.rope_scaling == "llama3":
         scaling |= {
-            "low_freq_factor": c.rope_low_freq_factor,
-            "high_freq_factor": c.rope_high_freq_factor,
-            "original_max_position_embeddings": c.rope_original_block_size,
+            "low_freq_factor": c.rope_low_freq,
+            "high_freq_factor": c.rope_high_freq,
+            "original_max_position_embeddings": c.rope_old_context,
         }
     new = {"rope_type": "default", "rope_theta": c.rope_theta} | scaling
     old = {"rope_theta": c.rope_theta} | ({"rope_scaling": scaling} if scaling else {})
@@ -162,9 +162,9 @@ def _rope_shape(s: Mapping[str, Any]) -> dict[str, Any]:
         ours["rope_factor"] = float(rope["factor"])
     if kind == "llama3":
         ours |= {
-            "rope_low_freq_factor": float(rope["low_freq_factor"]),
-            "rope_high_freq_factor": float(rope["high_freq_factor"]),
-            "rope_original_block_size": rope["original_max_position_embeddings"],
+            "rope_low_freq": float(rope["low_freq_factor"]),
+            "rope_high_freq": float(rope["high_freq_factor"]),
+            "rope_old_context": rope["original_max_position_embeddings"],
         }
         known |= {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
     if kind not in ("default", "linear", "llama3"):

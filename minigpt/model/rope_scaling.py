@@ -19,7 +19,7 @@ def scale_frequencies(frequencies: Tensor, config: ModelConfig) -> Tensor:
         return frequencies
     if config.rope_scaling == "linear":
         return slowed
-    low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
-    turns = config.rope_original_block_size * frequencies / (2 * math.pi)  # over the old context
+    low, high = config.rope_low_freq, config.rope_high_freq
+    turns = config.rope_old_context * frequencies / (2 * math.pi)  # over the old context
     kept = ((turns - low) / (high - low)).clamp(0, 1)
     return torch.lerp(slowed, frequencies, kept)

@@ -1,7 +1,8 @@
 """A text of any length in, pieces of bounded length out whose ids, one after the other, are those of the whole text.
 
-A cut is made after a letter, before a space, a line end or a full stop and its like: there every pattern begins a new
-word, whatever follows. Only where 262,144 characters hold no such place is a word cut through.
+A cut is made before a space that follows something else, or between a letter or number and a line end, a full stop and
+their like: there every pattern begins a new word, whatever follows. Only where 262,144 characters hold no such place is
+a word cut through.
 """
 
 from itertools import pairwise
@@ -9,7 +10,8 @@ from itertools import pairwise
 import regex
 
 PIECE = 1 << 18  # characters; tiktoken takes runs of white space up to here, not without end
-_SAFE = regex.compile(r"(?r)(?<=\p{L})[ \n.,;:!?。、，！？；：]")  # (?r): from the end
+# (?r): from the end.
+_SAFE = regex.compile(r"(?r)(?<=\S) |(?<=[\p{L}\p{N}])[\n.,;:!?。、，！？；：]")
 
 
 def cut_points(text: str) -> list[int]:

@@ -149,8 +149,8 @@ class Tokenizer:
         return TextStream(self.pieces)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the tokenizer's content: equal for equal ids."""
-        return hashlib.sha256(self.backend.to_str().encode()).hexdigest()
+        """Return the SHA-256 of the tokenizer's content: equal for equal ids, that of the end of a text among them."""
+        return hashlib.sha256(f"{self.backend.to_str()}\n{self.eos_id}".encode()).hexdigest()
 
     def save(self, folder: Path | str, facts: dict[str, Any] | None = None) -> None:
         """Write `tokenizer.json` and what `transformers` needs beside it into `folder`.
@@ -170,8 +170,9 @@ class Tokenizer:
             "pad_token": end,
             "clean_up_tokenization_spaces": False,
         } | ({"minigpt": facts} if facts else {})
-        replace_text(folder / "tokenizer.json", self.backend.to_str(pretty=True))
         replace_json(folder / "tokenizer_config.json", settings)
+        # Last: whoever finds it may rely on the other.
+        replace_text(folder / "tokenizer.json", self.backend.to_str(pretty=True))
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
