@@ -5,6 +5,7 @@ Progress goes to standard error, results to standard output. Exit status: 0 done
 
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -64,6 +65,8 @@ def run(started: float, arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         # A full disk, a folder without permission; nothing that was whole is lost.
         place = f": {error.filename}" if error.filename else ""
+        if error.errno == errno.ENOSPC:
+            place += "; what is whole is kept: make room, and run the same command again"
         _note(f"minigpt: {error.strerror or error}{place}")
         return 1
     return 0
@@ -215,7 +218,8 @@ def prepare(
     shard_tokens
         A shard ends with the portion of text that brings it to so many tokens [default: 16,777,216].
     executor
-        Have the parts of the source done as tasks by datatrove: on this machine, by SLURM, or by Ray.
+        Have the parts of the source done as tasks by datatrove: on this machine, by SLURM, or by Ray. Its logs lie
+        beside the folder for the tokens, in a folder that ends in -logs.
     tasks
         How many; a task takes every so many-th part (a large file, or small ones up to 64 MB together).
     slurm_partition
