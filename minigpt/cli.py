@@ -240,6 +240,7 @@ def prepare(
         raise UserError(f"--tasks {tasks} needs --executor local, slurm or ray to run them")
     if out == Path():
         raise UserError("--out is empty or the folder you are in; the tokens need one of their own")
+    _refuse_file(out.expanduser())
     from minigpt import machine
     from minigpt.data.encode import SHARD_TOKENS
     from minigpt.data.executors import Tasks
@@ -320,6 +321,7 @@ def tokenizer_train(
         raise UserError(f"--limit-bytes is {limit_bytes}; wanted at least 0")
     if out.suffix == ".json" and out.name != "tokenizer.json":
         raise UserError(f"--out is {out}; wanted a folder, or a file called tokenizer.json in one")
+    _refuse_file(out.parent if out.name == "tokenizer.json" else out)
     from minigpt.data.corpora import open_source
     from minigpt.data.formats import Reading
     from minigpt.data.learn import train_tokenizer
@@ -550,6 +552,11 @@ def eval(
     _result(as_table(measured))
     results = list(measured.values())
     _end(as_json, results[0] if len(results) == 1 else results)
+
+
+def _refuse_file(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out: {folder} is a file; a folder was wanted")
 
 
 def _standard_input() -> str:

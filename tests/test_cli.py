@@ -242,6 +242,8 @@ BAD = [
         "has 1 documents, and the first 1 are to be held out",
     ),
     (["prepare", "{cut}", "--out", "{cut}"], "has other things in it"),
+    (["prepare", "{short}", "--out", "{short}"], "is a file; a folder was wanted"),
+    (["tokenizer", "train", "{short}", "--out", "{short}"], "is a file; a folder was wanted"),
     (["prepare", "hf:", "--out", "o"], "hf: names no data set"),
     (["prepare", "hf:nobody/nothing", "--out", "o"], "without a network, pass a local copy"),
     (["prepare", "pyton-docs", "--out", "o"], "did you mean 'python-docs'"),

@@ -154,3 +154,16 @@ def test_prepared_tokens_are_no_text_and_keep_their_tokenizer(small_text, tmp_pa
     other.save(tmp_path / "other")
     with pytest.raises(UserError, match="was prepared with another tokenizer"):
         prepare(DataConfig(source=str(tmp_path / "out"), tokenizer=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "an extension"}', '{"shards": 3}'])
+def test_a_manifest_of_another_program_is_a_text_among_others(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    (tmp_path / "text.txt").write_text(nonsense(400))
+    assert prepare(DataConfig(source=str(tmp_path), vocab_size=300)).facts["train"]["tokens"] > 0
+
+
+def test_a_damaged_manifest_of_ours_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"fingerprint": "x", "shards": 3}')
+    with pytest.raises(UserError, match="holds no whole prepared tokens"):
+        prepare(DataConfig(source=str(tmp_path)))

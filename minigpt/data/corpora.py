@@ -15,7 +15,7 @@ from typing import Any
 from minigpt.config import did_you_mean
 from minigpt.data.formats import Piece, Reading, is_binary
 from minigpt.data.python_docs import python_docs
-from minigpt.data.shards import MANIFEST, PLAN
+from minigpt.data.shards import is_token_folder
 from minigpt.data.sources import FileSource, HubSource, Source, first_line, grouped
 from minigpt.download import download
 from minigpt.errors import UserError
@@ -81,7 +81,7 @@ def open_source(name: str, reading: Reading | None = None, *, together: bool = F
     if name.startswith(HUB):
         return open_hub(name, reading, together=together)
     path = place_of(name)
-    if path is not None and any((path / marker).is_file() for marker in (MANIFEST, PLAN)):
+    if path is not None and is_token_folder(path):
         raise UserError(f"{name} holds tokens that were prepared already; a text was wanted")
     if path is not None and path.is_dir():
         return _folder(path, reading, together)

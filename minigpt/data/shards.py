@@ -100,12 +100,26 @@ def damaged(folder: Path, manifest: dict[str, Any]) -> list[str]:
     ]
 
 
+def is_token_folder(folder: Path, name: str = "") -> bool:
+    """Return whether a folder was written by `prepare`: its manifest or plan (or the named one of them) says so.
+
+    Other programs have files called `manifest.json`, too.
+    """
+    for file in (name,) if name else (MANIFEST, PLAN):
+        try:
+            if "fingerprint" in read_json(folder / file):
+                return True
+        except UserError:
+            continue
+    return False
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest of a token folder, or None where the folder is not whole: it can be made again."""
     try:
         manifest = read_json(folder / MANIFEST)
     except UserError:
         return None
-    known = "shards" in manifest and "fingerprint" in manifest
+    known = isinstance(manifest.get("shards"), list) and "fingerprint" in manifest
     names = ("tokenizer.json", *(shard["file"] for shard in manifest["shards"])) if known else ()
     return manifest if known and all((folder / name).is_file() for name in names) else None

@@ -42,7 +42,7 @@ def open_ready(config: DataConfig) -> Tokens | None:
     folder = place_of(config.source)
     if folder is None:
         return None
-    if (folder / MANIFEST).is_file():
+    if shards.is_token_folder(folder, MANIFEST):
         tokens = open_prepared(folder)
         named = config.tokenizer not in ("bpe", "char")
         if named and find_tokenizer(config.tokenizer).fingerprint() != tokens.facts["tokenizer"]:
@@ -51,7 +51,7 @@ def open_ready(config: DataConfig) -> Tokens | None:
                 "prepare the text again"
             )
         return tokens
-    if (folder / PLAN).is_file():
+    if shards.is_token_folder(folder, PLAN):
         raise UserError(
             f"{folder} is not whole; run the same `minigpt prepare` again, and it goes on from where it was"
         )
