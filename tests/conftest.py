@@ -34,12 +34,16 @@ def own_cache(tmp_path_factory):
         yield
 
 
+def shared(name: str) -> Path:
+    """Return a file or folder of the shared data; a test that needs it skips where it is not there."""
+    if not (SHARED_DATA / name).exists():
+        pytest.skip(f"needs {name} in the folder of shared data")
+    return SHARED_DATA / name
+
+
 @pytest.fixture(scope="session")
 def shakespeare():
-    path = SHARED_DATA / "tinyshakespeare.txt"
-    if not path.is_file():
-        pytest.skip("needs tinyshakespeare.txt in the folder of shared data")
-    return path
+    return shared("tinyshakespeare.txt")
 
 
 def nonsense(words: int, seed: int = 0) -> str:

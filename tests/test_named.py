@@ -18,7 +18,7 @@ from minigpt.tokenizer import cutting, find_tokenizer, named
 from minigpt.tokenizer.fast import BYTES_BY_NAME
 from minigpt.tokenizer.patterns import END_OF_TEXT
 
-from .conftest import SHARED_DATA
+from .conftest import shared
 
 FILES = ("vocab.bpe", "encoder.json")
 # As in the encoder.py that was published with GPT-2.
@@ -27,10 +27,7 @@ PUBLISHED = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+
 
 @pytest.fixture(scope="module")
 def gpt2():
-    folder = SHARED_DATA / "gpt2"
-    if not folder.is_dir():
-        pytest.skip("needs gpt2/vocab.bpe and gpt2/encoder.json in the folder of shared data")
-    return folder
+    return shared("gpt2")
 
 
 def write_small(folder: Path, merges=("a b", "ab c", "Ġ abc"), version="#version: 0.2\n") -> Path:

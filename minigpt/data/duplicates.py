@@ -17,9 +17,8 @@ import numpy as np
 
 LENGTH = {"bpe": 32, "char": 128}  # tokens: a sentence or two that nobody writes twice by chance
 KEPT_BITS = 3  # of the sequences, one in 2^3 is looked at
-MOST_KEPT = (
-    1 << 19
-)  # sequences of the held-out part: 4 MB, which the processor keeps at hand; of more, fewer are kept
+# Sequences of the held-out part: 4 MB, which the processor keeps at hand; of a larger part a smaller share is kept.
+MOST_KEPT = 1 << 19
 NEAR = 0.5  # share of its sequences that makes a document nearly the same
 FEWEST = 3  # sequences found before that is said
 PORTION = 1 << 16  # tokens looked at together: half a megabyte for each array

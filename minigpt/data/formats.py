@@ -406,9 +406,8 @@ def _read_parquet(path: Path, file: BinaryIO, reading: Reading) -> Iterator[tupl
             f"{path} is a Parquet file; install what reads it: pip install 'minigpt[data]'"
         ) from None
     with contextlib.ExitStack() as stack:
-        if (
-            path.suffix.lower() in COMPRESSED
-        ):  # Parquet is read from its end, so it is unpacked first
+        # Parquet is read from its end, so it is unpacked first.
+        if path.suffix.lower() in COMPRESSED:
             unpacked = stack.enter_context(tempfile.TemporaryFile())
             while block := file.read(BLOCK):
                 unpacked.write(block)

@@ -42,9 +42,8 @@ FORMAT = 2  # of the token folders; a change of what is written here makes old o
 LEARN_BYTES = 100_000_000  # of the text to train on, evenly spread, that merges are learnt from
 
 _SHARD = re.compile(r"(train|val)-\d{5,}-\d{5,}(-unique)?\.bin")
-_UNFINISHED = re.compile(
-    r"\..*\.\d+\.tmp"
-)  # what `replacing` and `encode` leave when they are killed
+# What `replacing` and `encode` leave when they are killed.
+_UNFINISHED = re.compile(r"\..*\.\d+\.tmp")
 
 Say = Callable[[str], None]
 
