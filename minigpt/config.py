@@ -66,7 +66,9 @@ class ModelConfig:
     rope_old_context: int = setting(0, "llama3: the old context in tokens", minimum=0)
     norm: Literal["rmsnorm", "layernorm"] = setting("rmsnorm", "normalisation before each part")
     norm_eps: float = setting(1e-5, "added to the variance", minimum=0.0)
-    mlp: Literal["swiglu", "gelu", "relu2"] = setting("swiglu", "activation of the MLP")
+    mlp: Literal["swiglu", "gelu", "gelu_exact", "relu2"] = setting(
+        "swiglu", "activation of the MLP; gelu is GPT-2's tanh form, gelu_exact nanoGPT's"
+    )
     qk_norm: bool = setting(False, "RMSNorm on each query and key head before the rotation")
     attention_gate: Literal["none", "silu"] = setting("none", "gate on the attention's output")
     bias: bool = setting(False, "biases in linear layers and LayerNorm")

@@ -78,6 +78,12 @@ def small_config(small_text):
 SWITCHES = {
     "gpt2": {"position": "learned", "norm": "layernorm", "mlp": "gelu", "bias": True},
     "gpt2, relu2, no bias": {"position": "learned", "norm": "layernorm", "mlp": "relu2"},
+    "gpt2, exact gelu": {
+        "position": "learned",
+        "norm": "layernorm",
+        "mlp": "gelu_exact",
+        "bias": True,
+    },
     "gpt2, untied": {
         "position": "learned",
         "norm": "layernorm",

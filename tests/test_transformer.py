@@ -18,7 +18,7 @@ EVERY_COMBINATION = [
         "n_kv_head": kv, "bias": bias, "tie_embeddings": tied,
     }
     for position, norm, mlp, qk_norm, gate, kv, bias, tied in itertools.product(
-        ("rope", "learned"), ("rmsnorm", "layernorm"), ("swiglu", "gelu", "relu2"), (False, True),
+        ("rope", "learned"), ("rmsnorm", "layernorm"), ("swiglu", "gelu", "gelu_exact", "relu2"), (False, True),
         ("none", "silu"), (4, 2, 1), (False, True), (False, True),
     )
 ]  # fmt: skip

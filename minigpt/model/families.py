@@ -66,8 +66,10 @@ def _is_gpt2(c: ModelConfig) -> bool:
     return parts == ("learned", "layernorm", False, "none") and c.mlp in _GPT2_MLP and plain
 
 
-_GPT2_MLP = {"gelu": "gelu_new", "relu2": "relu2"}
-_GPT2_ACTIVATION = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "relu2": "relu2"}
+_GPT2_MLP = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu2": "relu2"}
+_GPT2_ACTIVATION = {theirs: ours for ours, theirs in _GPT2_MLP.items()} | {
+    "gelu_pytorch_tanh": "gelu"
+}
 
 
 def _gpt2_settings(c: ModelConfig) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def make_head_norm(config: ModelConfig) -> nn.Module:
 class MLP(nn.Module):
     """(B, T, C) -> (B, T, C) through F hidden channels.
 
-    gelu: `down(gelu(up(x)))` (Hendrycks and Gimpel, 2016, the tanh form)
+    gelu: `down(gelu(up(x)))` (Hendrycks and Gimpel, 2016, the tanh form), gelu_exact: the form with the error function
     relu2: `down(relu(up(x))²)` (So et al., 2021)
     swiglu: `down(silu(gate(x)) * up(x))` (Shazeer, 2020).
     """
@@ -42,8 +42,8 @@ class MLP(nn.Module):
         """Return the MLP of each position, (B, T, C)."""
         if self.kind == "swiglu":
             hidden = F.silu(self.gate(x)) * self.up(x)  # (B, T, F)
-        elif self.kind == "gelu":
-            hidden = F.gelu(self.up(x), approximate="tanh")
-        else:
+        elif self.kind == "relu2":
             hidden = F.relu(self.up(x)).square()
+        else:
+            hidden = F.gelu(self.up(x), approximate="tanh" if self.kind == "gelu" else "none")
         return self.down(hidden)
