@@ -17,7 +17,7 @@ from minigpt.evaluate.likelihood import Likelihood, evaluate
 from minigpt.fit import Progress, fit, update
 from minigpt.log import Log
 from minigpt.loss import TrainStep
-from minigpt.model.families import check_tensors, read_model
+from minigpt.model.families import fill, read_model
 from minigpt.model.transformer import GPT
 from minigpt.optim.groups import make_optimizer, optimizer_tensors, restore_optimizer
 from minigpt.optim.schedule import learning_rate
@@ -83,9 +83,7 @@ class TrainingJob:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take up weights, optimiser and progress, and cut the logs to what the checkpoint knew."""
         state = checkpoint.state()
-        weights = read_model(checkpoint.path)[1]
-        check_tensors(checkpoint.path, self.model.state_dict(), weights)
-        self.model.load_state_dict(weights)
+        fill(self.model, read_model(checkpoint.path)[1], str(checkpoint.path))
         restore_optimizer(self.optimizer, self.model, checkpoint.optimizer())
         self.progress = Progress(**state["progress"])
         self.progress.losses = [
@@ -238,7 +236,7 @@ class TrainingJob:
 
     def load_best(self) -> None:
         """Put the best weights of the run into the model."""
-        self.model.load_state_dict(read_model(self.run.path)[1])
+        fill(self.model, read_model(self.run.path)[1], str(self.run.path))
 
     def seconds_per_step(self) -> tuple[float, float]:
         """Return the seconds of an update and of an evaluation with its sample. Afterwards the job is spoilt."""

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.model.attention import Cache
 from minigpt.model.transformer import GPT
 from minigpt.tokenizer import Tokenizer
 
@@ -71,10 +70,10 @@ def draw_tokens(model: GPT, ids: list[int], pick: Callable[[Tensor, int], int]) 
     """
     size, device = model.config.block_size, model.head.weight.device
     text, new = list(ids), ids[-size:]
-    cache = Cache(model.config)
+    cache = model.new_cache()
     while True:
         if cache.length + len(new) > size:
-            cache, new = Cache(model.config), text[-max(1, size // 2) :]
+            cache, new = model.new_cache(), text[-max(1, size // 2) :]
         logits = model(torch.tensor([new], device=device), cache=cache)[0, -1]  # (V,)
         token = pick(logits.float().cpu(), len(text) - len(ids))
         yield token
@@ -103,7 +102,7 @@ def stream(
         known = logits[: tokenizer.vocab_size]  # rows beyond are padding
         return choose(known, temperature, top_k, top_p, draw_at(seed, position))
 
-    ids = tokenizer.encode(prompt) or [tokenizer.eos_id or 0]
+    ids = [*tokenizer.prefix, *tokenizer.encode(prompt)] or [tokenizer.eos_id or 0]
     text, training = tokenizer.stream(), model.training
     try:
         for token in islice(draw_tokens(model.eval(), ids, pick), max_tokens):

@@ -1,11 +1,14 @@
 """What several tests stand on: a cache of their own, small texts, small shapes."""
 
+import json
 import os
 import random
 import tempfile
 from pathlib import Path
 
 import pytest
+import tokenizers
+from tokenizers import decoders, models, normalizers, processors, trainers
 
 # Read by the libraries of Hugging Face when they are first imported.
 os.environ |= {
@@ -73,6 +76,36 @@ def small_config(small_text):
         ),
         sample=SampleConfig(prompt="the ", max_tokens=20),
     )  # fmt: skip
+
+
+def sentencepiece_like(text: str, vocab_size: int = 320) -> tokenizers.Tokenizer:
+    """Return a tokenizer of the kind that Llama 2 has: ▁ for a space, bytes for what is unknown, <s> before a text."""
+    made = tokenizers.Tokenizer(models.BPE())
+    space = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    made.normalizer = normalizers.Sequence(space)
+    specials = ["<unk>", "<s>", "</s>"]
+    byte_pieces = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[*specials, *byte_pieces], show_progress=False
+    )
+    made.train_from_iterator([text], trainer)
+    learnt = json.loads(made.to_str())["model"]
+    merges = [tuple(pair) for pair in learnt["merges"]]
+    made = tokenizers.Tokenizer(
+        models.BPE(learnt["vocab"], merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
+    )
+    made.normalizer = normalizers.Sequence(space)
+    made.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    made.add_special_tokens(specials)
+    made.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    return made
 
 
 SWITCHES = {

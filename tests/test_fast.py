@@ -15,6 +15,7 @@ from minigpt.tokenizer import Tokenizer, bpe_tokenizer, char_tokenizer
 from minigpt.tokenizer.bpe import BPE, count_words, train_merges
 from minigpt.tokenizer.patterns import CHAT_TOKENS, END_OF_TEXT, PATTERNS
 
+from .conftest import nonsense, sentencepiece_like
 from .test_bpe import TEXT
 from .test_cutting import BORDERS, KNOWN
 
@@ -305,3 +306,23 @@ def test_another_end_of_text_is_read_from_the_settings_beside_it(tmp_path):
         json.dumps(settings | {"eos_token": {"content": "<|im_end|>"}})
     )
     assert Tokenizer.load(tmp_path).eos_id == 298
+
+
+def test_a_tokenizer_like_llama_2s_is_used_with_what_it_puts_before_a_text(tmp_path):
+    backend = sentencepiece_like(nonsense(400))
+    made = Tokenizer(backend, eos="</s>")
+    made.save(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    assert (loaded.kind, loaded.prefix, loaded.eos_id) == ("other", [1], 2)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("the cat sat", " the  cat", "größe 😀 a\nb", "", "a", "<s> the </s>"):
+        ids = loaded.encode(text)
+        assert loaded.decode(ids) == text
+        assert [*loaded.prefix, *ids] == theirs(text, split_special_tokens=True).input_ids
+        stream = loaded.stream()
+        shown = "".join(stream.push(i) for i in ids) + stream.finish()
+        assert shown == (f" {text}" if text else "")  # it goes on from what was before
+
+
+def test_our_tokenizers_put_nothing_before_a_text():
+    assert bpe_tokenizer([]).prefix == char_tokenizer("ab").prefix == []

@@ -36,7 +36,7 @@ def model(seed=0, **switches) -> GPT:
 @torch.no_grad()
 def test_cached_logits_are_the_full_ones_for_every_combination_of_switches():
     ids = torch.randint(0, 29, (2, 12), generator=torch.Generator().manual_seed(0))
-    assert len(EVERY_COMBINATION) == 576
+    assert len(EVERY_COMBINATION) == 768
     for switches in EVERY_COMBINATION:
         made = model(**switches)
         full = made(ids)

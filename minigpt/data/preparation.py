@@ -176,6 +176,11 @@ def _begun(
     stack: ExitStack,
 ) -> Preparation:
     given = None if config.tokenizer in ("bpe", "char") else find_tokenizer(config.tokenizer)
+    if given is not None and given.kind == "other":
+        raise UserError(
+            f"the tokenizer {config.tokenizer} puts a space before each text, so texts cannot be cut and put together "
+            "again; train with bpe, char, gpt2, or another byte-level BPE"
+        )
     documents = config.val_documents
     if (source.streamed or config.stream) and not documents:
         documents = split.STREAM_DOCUMENTS

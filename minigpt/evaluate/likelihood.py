@@ -65,11 +65,21 @@ def evaluate(
     batch_size: int = 32,
     max_tokens: int | None = None,
     separator: int | None = None,
+    context: int | None = None,
 ) -> Likelihood:
     """Return how well the model foretells `tokens`, in one pass over windows that do not overlap.
 
     Every token but the first is foretold once, from what precedes it in its window. With `max_tokens` only some of the
-    windows are taken, evenly spread, always the same.
+    windows are taken, evenly spread, always the same. Each begins with what the tokenizer puts before a text.
+
+    Args:
+        step: the model with its loss.
+        tokens: what to foretell.
+        tokenizer: of the model.
+        batch_size: windows at a time.
+        max_tokens: foretell about so many; None: all.
+        separator: the id between documents that attention must not look across.
+        context: positions of a window; None: the model's block_size.
 
     Raises:
         UserError: fewer than two tokens.
@@ -79,16 +89,18 @@ def evaluate(
             f"the text to measure on comes to {len(tokens)} tokens; at least 2 are needed, so use more text"
         )
     started, training = time.perf_counter(), step.training
-    block_size, device = step.model.config.block_size, step.model.head.weight.device
-    starts = np.arange(0, len(tokens) - 1, block_size)
+    prefix, device = np.array(tokenizer.prefix, dtype=np.int64), step.model.head.weight.device
+    length = (context or step.model.config.block_size) - len(prefix)
+    starts = np.arange(0, len(tokens) - 1, length)
     if max_tokens is not None and max_tokens < len(tokens) - 1:
-        wanted = max(1, max_tokens // block_size)
+        wanted = max(1, max_tokens // length)
         starts = starts[np.linspace(0, len(starts) - 1, wanted).round().astype(int)]
     step.eval()
     nats, targets = 0.0, []
     for i in range(0, len(starts), batch_size):
-        windows = [_window(tokens, start, block_size) for start in starts[i : i + batch_size]]
+        windows = [_window(tokens, start, length, prefix) for start in starts[i : i + batch_size]]
         batch = make_batch(np.stack(windows), separator)
+        batch.targets[:, : len(prefix)] = IGNORED
         targets.append(batch.targets[batch.targets != IGNORED].numpy())
         batch = batch.to(device)
         nats += step(batch.ids.clamp(min=0), batch.targets, batch.documents)[0].item()
@@ -105,9 +117,10 @@ def evaluate(
     )
 
 
-def _window(tokens: TokenSequence, start: int, block_size: int) -> np.ndarray:
-    """Return block_size + 1 tokens; past the end of the text stands -100, which is not counted."""
-    window = np.full(block_size + 1, IGNORED, dtype=np.int64)
-    part = tokens[start : start + block_size + 1]
-    window[: len(part)] = part
+def _window(tokens: TokenSequence, start: int, length: int, prefix: np.ndarray) -> np.ndarray:
+    """Return the prefix and length + 1 tokens; past the end of the text stands -100, which is not counted."""
+    window = np.full(len(prefix) + length + 1, IGNORED, dtype=np.int64)
+    part = tokens[start : start + length + 1]
+    window[: len(prefix)] = prefix
+    window[len(prefix) : len(prefix) + len(part)] = part
     return window

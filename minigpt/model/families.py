@@ -8,15 +8,18 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from minigpt.config import ModelConfig, from_dict
 from minigpt.errors import UserError
 from minigpt.files import read_json, replace_json
 from minigpt.model.weights import MAX_SHARD_BYTES, Tensors, read_weights, write_weights
 from minigpt.tokenizer import Tokenizer
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -472,27 +475,31 @@ def read_model(folder: Path) -> tuple[ModelConfig, Tensors]:
         raise UserError(f"{folder} cannot be loaded: {error}") from None
 
 
-def check_tensors(folder: Path, wanted: Tensors, found: Tensors) -> None:
-    """Refuse tensors that are missing, have no place in the model, another shape, or are no floating-point numbers.
+def fill(model: Model, tensors: Tensors, where: str) -> Model:
+    """Put tensors into a model, all of them and no others, and return it.
 
     Raises:
-        UserError: the first four of them by name.
+        UserError: tensors that are missing, have no place in the model, another shape, or are no floating-point
+            numbers: the first four of them by name.
     """
-    problems = [f"{key} is missing" for key in wanted.keys() - found.keys()]
-    problems += [f"{key} is not part of the model" for key in found.keys() - wanted.keys()]
+    wanted = model.state_dict()
+    problems = [f"{key} is missing" for key in wanted.keys() - tensors.keys()]
+    problems += [f"{key} is not part of the model" for key in tensors.keys() - wanted.keys()]
     problems += [
-        f"{key} is {tuple(found[key].shape)}, wanted {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & found.keys()
-        if found[key].shape != wanted[key].shape
+        f"{key} is {tuple(tensors[key].shape)}, wanted {tuple(wanted[key].shape)}"
+        for key in wanted.keys() & tensors.keys()
+        if tensors[key].shape != wanted[key].shape
     ]
     problems += [
-        f"{key} is {str(found[key].dtype).removeprefix('torch.')}, wanted floating point"
-        for key in wanted.keys() & found.keys()
-        if not found[key].is_floating_point()
+        f"{key} is {str(tensors[key].dtype).removeprefix('torch.')}, wanted floating point"
+        for key in wanted.keys() & tensors.keys()
+        if not tensors[key].is_floating_point()
     ]
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(
-            f"{folder} cannot be loaded: its tensors do not fit its config.json: "
+            f"{where} cannot be loaded: its tensors do not fit its settings: "
             f"{', '.join(sorted(problems)[:4])}{more}"
         )
+    model.load_state_dict(tensors)
+    return model

@@ -91,6 +91,10 @@ class GPT(nn.Module):
             cache.length += new
         return self.norm(x)
 
+    def new_cache(self) -> Cache:
+        """Return a cache in which nothing has been seen yet."""
+        return Cache(self.config)
+
     def forward(self, ids: Tensor, *, cache: Cache | None = None) -> Tensor:
         """Return the logits of the token after each position, (B, T, V)."""
         return self.head(self.hidden(ids, cache=cache))
@@ -115,10 +119,7 @@ class GPT(nn.Module):
             UserError: not such a directory, a setting that this model does not have, or damaged tensors.
         """
         config, tensors = families.read_model(Path(folder))
-        model = cls(config)
-        families.check_tensors(Path(folder), model.state_dict(), tensors)
-        model.load_state_dict(tensors)
-        return model.eval()
+        return families.fill(cls(config), tensors, str(folder)).eval()
 
     def _initialise(self) -> None:
         """Draw the first weights: each part passes on what is as large as what it gets, but adds little of it yet."""

@@ -1,5 +1,8 @@
 """A `tokenizer.json` in, `Tokenizer` out: the one that everything else uses.
 
+Ours are byte-level BPE or single characters. One of another kind (SentencePiece's, as Llama 2 and Gemma have it) is
+used through the library, for models that come with it; a text to train on is cut into pieces, which it may not be.
+
 The file is the standard one of the `tokenizers` library, so `transformers` and others read it too. Merges come from
 `trainer.py`, and the ids are those of `bpe.py`; `tiktoken` computes them, several times faster than `tokenizers`, where
 it can: for merges learnt in the order of their ids, on text that is cut by a pattern of `patterns.py`.
@@ -8,10 +11,11 @@ it can: for merges learnt in the order of their ids, on text that is cut by a pa
 import codecs
 import hashlib
 import json
+import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,12 +33,14 @@ from minigpt.tokenizer.patterns import CHAT_TOKENS, END_OF_TEXT, PATTERNS
 
 
 class Tokenizer:
-    """Text to ids and back; bytes pairs or characters.
+    """Text to ids and back.
 
     Attributes:
+        kind: "bpe" (byte-level), "char", or "other".
         pieces: the bytes of each id; `len(pieces)` is `vocab_size`.
         specials: special tokens by name.
         eos_id: the id that ends a document, or None.
+        prefix: the ids that a model of this tokenizer wants before a text; of ours none.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, eos: str = END_OF_TEXT) -> None:
@@ -46,34 +52,29 @@ class Tokenizer:
         content = self._content = json.loads(backend.to_str())
         self.specials = {t["content"]: t["id"] for t in content["added_tokens"] if t["special"]}
         self.eos_id = self.specials.get(eos)
+        self.prefix = _prefix_of(content)
         vocabulary = backend.get_vocab(with_added_tokens=True)
-        self.pieces = [b""] * (max(vocabulary.values()) + 1)
+        self.pieces = [b""] * (max(vocabulary.values(), default=-1) + 1)
         added = {token["content"] for token in content["added_tokens"]}
-        if content["model"]["type"] == "WordLevel":
-            self.kind = "char"
-            to_bytes = str.encode
+        self.kind, to_bytes = _kind_of(content)
+        if self.kind == "char":
             characters = {name: i for name, i in vocabulary.items() if name not in added}
             if any(len(name) != 1 for name in characters):
                 raise UserError(
-                    "this tokenizer.json knows whole words; wanted a byte-level BPE or a character tokenizer"
+                    "this tokenizer.json knows whole words only; wanted one that can write every text"
                 )
             self._table = CharTable(characters)
-        elif content["model"]["type"] == "BPE" and "ByteLevel" in json.dumps(content["decoder"]):
-            self.kind = "bpe"
-            to_bytes = _bytes_of
-        else:
-            raise UserError(
-                f"this tokenizer.json is of type {content['model']['type']}; "
-                "wanted a byte-level BPE or a character tokenizer"
-            )
         try:
             for name, index in vocabulary.items():
-                self.pieces[index] = name.encode() if name in added else to_bytes(name)
+                whole = name in self.specials or (name in added and self.kind != "other")
+                self.pieces[index] = name.encode() if whole else to_bytes(name)
         except KeyError as error:
             raise UserError(
                 f"this tokenizer.json has a piece with {error}, which stands for no byte; "
                 "wanted a byte-level BPE or a character tokenizer"
             ) from None
+        first = backend.encode("a", add_special_tokens=False).ids if self.kind == "other" else []
+        self._spaced = self._joined(first) == " a"
 
     @property
     def vocab_size(self) -> int:
@@ -142,6 +143,11 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of `ids`, special tokens by name; broken UTF-8 becomes U+FFFD."""
+        text = self._joined(ids)
+        # Of another kind the first piece of a text may bring a space of its own.
+        return text.removeprefix(" ") if self._spaced else text
+
+    def _joined(self, ids: Iterable[int]) -> str:
         return b"".join(self.pieces[i] for i in ids).decode(errors="replace")
 
     def stream(self) -> "TextStream":
@@ -251,6 +257,36 @@ def char_tokenizer(characters: Sequence[str]) -> Tokenizer:
     return Tokenizer(backend)
 
 
+def _kind_of(content: dict[str, Any]) -> tuple[str, Callable[[str], bytes]]:
+    """Return the kind of tokenizer that a `tokenizer.json` describes, and what turns its pieces into bytes.
+
+    Raises:
+        UserError: pieces that do not add up to the text.
+    """
+    model, decoder = content["model"]["type"], json.dumps(content["decoder"])
+    if model == "WordLevel":
+        return "char", str.encode
+    if model == "BPE" and "ByteLevel" in decoder:
+        return "bpe", _bytes_of
+    if model in ("BPE", "Unigram") and ("Metaspace" in decoder or "\\u2581" in decoder):
+        return "other", _bytes_of_sentencepiece
+    raise UserError(
+        f"this tokenizer.json is of type {model} with the decoder {(content['decoder'] or {}).get('type')}; wanted a "
+        "byte-level BPE, single characters, or SentencePiece's with ▁ for a space"
+    )
+
+
+def _prefix_of(content: dict[str, Any]) -> list[int]:
+    """Return the ids that a `tokenizer.json` puts before every text."""
+    outer = content["post_processor"] or {}
+    ids: list[int] = []
+    for part in outer.get("processors", [outer]):
+        begin = takewhile(lambda item: "SpecialToken" in item, part.get("single", ()))
+        for item in begin:
+            ids += part["special_tokens"][item["SpecialToken"]["id"]]["ids"]
+    return ids
+
+
 # What a model of `tokenizers` may do beyond merging.
 _UNUSUAL = (
     "dropout", "unk_token", "byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix",
@@ -295,3 +331,9 @@ BYTES_BY_NAME = {name: byte for byte, name in enumerate(_BYTE_NAMES)}
 
 def _bytes_of(name: str) -> bytes:
     return bytes(BYTES_BY_NAME[character] for character in name)
+
+
+def _bytes_of_sentencepiece(name: str) -> bytes:
+    """Return the bytes of a piece in which ▁ is a space and <0x0A> a byte (Kudo and Richardson, 2018)."""
+    byte = re.fullmatch(r"<0x([0-9A-F]{2})>", name)
+    return bytes.fromhex(byte[1]) if byte else name.replace("▁", " ").encode()
