@@ -18,7 +18,7 @@ _WHERE = {
     "TrainStep": "minigpt.loss",
     "UserError": "minigpt.errors",
     "generate": "minigpt.sampling",
-    "load": "minigpt.rundir",
+    "load": "minigpt.interop.loading",
     "stream": "minigpt.sampling",
     "train": "minigpt.pretrain",
 }

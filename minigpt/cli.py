@@ -479,7 +479,8 @@ def sample(
     run
         A run directory, one of its checkpoints, or a Hugging Face directory.
     """
-    from minigpt.rundir import RunDir, load
+    from minigpt.interop.loading import load_both
+    from minigpt.rundir import RunDir
     from minigpt.sampling import stream
 
     given = _given(options)
@@ -492,7 +493,7 @@ def sample(
         raise UserError(
             "the prompt is not UTF-8; set the terminal to UTF-8, or pass it with --prompt -"
         )
-    model, tokenizer = load(run)
+    model, tokenizer = load_both(run)
     length, context = len(tokenizer.encode(settings.prompt)), model.config.block_size
     if length > context:
         _note(f"the prompt has {length} tokens; the model sees the last {context} of them")

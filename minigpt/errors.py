@@ -1,4 +1,4 @@
-"""The one exception that a person is meant to read."""
+"""The one exception that a person is meant to read, and what to show them of any other."""
 
 
 class UserError(Exception):
@@ -7,3 +7,8 @@ class UserError(Exception):
     The message says what was wrong, what was received, what was wanted and what to do. The command line prints it
     and exits with status 2; there is no traceback.
     """
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its class where there is none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -218,26 +218,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def load(run: Path | str) -> tuple[GPT, Tokenizer]:
-    """Return model (in eval mode) and tokenizer of a run, one of its checkpoints, or a Hugging Face directory.
-
-    Raises:
-        UserError: it is none of these, it is damaged, or tokenizer and model do not fit.
-    """
-    folder = Path(run)
-    if not folder.is_dir():
-        raise UserError(f"there is no run at {folder}; pass a folder that minigpt train made")
-    model, tokenizer = GPT.from_pretrained(folder), Tokenizer.load(folder)
-    check_fit(model, tokenizer, str(folder))
-    return model, tokenizer
-
-
-def check_fit(model: GPT, tokenizer: Tokenizer, where: str) -> None:
-    """Refuse a tokenizer with more ids than the model has rows for."""
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise UserError(
-            f"{where}: the tokenizer has {tokenizer.vocab_size:,} ids but the model was built for "
-            f"{model.config.vocab_size:,}; use the tokenizer and the model of one run"
-        )

@@ -63,3 +63,19 @@ def test_bytes_and_characters_are_those_of_the_text():
 def test_nothing_to_foretell_is_refused():
     with pytest.raises(UserError, match="comes to 1 tokens; at least 2 are needed"):
         evaluate(step(), np.array([1]), TOKENIZER)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("context", [5, 12])
+def test_each_window_begins_with_what_the_tokenizer_puts_before_a_text(context):
+    tokenizer = char_tokenizer([chr(97 + i) for i in range(26)])
+    tokenizer.prefix = [7, 8]
+    tokens = np.random.default_rng(0).integers(0, 26, 30)
+    found = evaluate(step(), tokens, tokenizer, batch_size=3, context=context)
+    nats = 0.0
+    for start in range(0, 29, context - 2):
+        window = torch.tensor([7, 8, *tokens[start : start + context - 1]])[None]
+        chances = model()(window[:, :-1]).log_softmax(-1)
+        nats -= chances.gather(-1, window[:, 1:, None])[0, 2:].sum().item()
+    assert found.tokens == 29
+    assert found.loss == pytest.approx(nats / 29, rel=1e-5)

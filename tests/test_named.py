@@ -132,10 +132,10 @@ DAMAGES = {
     "encoder.json cannot be read as JSON": lambda f: cut(f / "encoder.json", 1000),
     "encoder.json holds a JSON list": lambda f: (f / "encoder.json").write_text("[]"),
     "wanted it to come last": move_the_end,
-    "does not hold GPT-2's vocab.bpe and encoder.json: failed to extract": (
+    "vocab.bpe and encoder.json are not files of GPT-2's tokenizer: failed to extract": (
         lambda f: (f / "encoder.json").write_text('{"a": "b"}')
     ),
-    "encoder.json: not enough values": lambda f: cut(f / "vocab.bpe", -5),
+    "tokenizer: not enough values": lambda f: cut(f / "vocab.bpe", -5),
     "Token `zz` out of vocabulary": lambda f: (f / "vocab.bpe").write_text("\nb zz\n"),
     "codec can't decode": lambda f: (f / "vocab.bpe").write_bytes(b"\n\xff \xfe\n"),
     "has 2 merges, but ": lambda f: cut(f / "vocab.bpe", -7),

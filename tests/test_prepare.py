@@ -8,8 +8,9 @@ from minigpt.data.prepare import prepare, prepare_folder
 from minigpt.data.stream import TokenStream
 from minigpt.data.tokens import find_prepared
 from minigpt.errors import UserError
+from minigpt.tokenizer import Tokenizer
 
-from .conftest import nonsense
+from .conftest import nonsense, sentencepiece_like
 
 
 def test_a_text_is_prepared_once(small_text):
@@ -167,3 +168,9 @@ def test_a_damaged_manifest_of_ours_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"fingerprint": "x", "shards": 3}')
     with pytest.raises(UserError, match="holds no whole prepared tokens"):
         prepare(DataConfig(source=str(tmp_path)))
+
+
+def test_a_tokenizer_that_cannot_be_cut_is_refused_for_training(small_text, tmp_path):
+    Tokenizer(sentencepiece_like(nonsense(400)), eos="</s>").save(tmp_path)
+    with pytest.raises(UserError, match="puts a space before each text, .*; train with bpe, char"):
+        prepare(DataConfig(source=str(small_text), tokenizer=str(tmp_path)))

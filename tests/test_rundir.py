@@ -6,8 +6,9 @@ import torch
 
 from minigpt.config import RunConfig
 from minigpt.errors import UserError
+from minigpt.interop.loading import load
 from minigpt.model.transformer import GPT
-from minigpt.rundir import RunDir, load
+from minigpt.rundir import RunDir
 from minigpt.tokenizer import char_tokenizer
 
 from .conftest import tiny
@@ -169,22 +170,3 @@ def test_clearing_removes_what_the_run_wrote_and_nothing_else(tmp_path):
     (tmp_path / "notes.md").write_text("mine")
     run.clear()
     assert os.listdir(tmp_path) == ["notes.md"]
-
-
-def test_a_tokenizer_that_does_not_fit_is_refused_with_both_sizes(tmp_path):
-    GPT(tiny(vocab_size=20)).save_pretrained(tmp_path, TOKENIZER)
-    with pytest.raises(UserError, match="the tokenizer has 27 ids but the model was built for 20"):
-        load(tmp_path)
-
-
-def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match="there is no run at"):
-        load(tmp_path / "none")
-    with pytest.raises(UserError, match=r"has no config\.json"):
-        load(tmp_path)
-    GPT(tiny()).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="there is no tokenizer at"):
-        load(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"})[:-3])
-    with pytest.raises(UserError, match="cannot be read as JSON"):
-        load(tmp_path)

@@ -7,8 +7,8 @@ import pytest
 
 from minigpt.data import sources
 from minigpt.data.formats import Reading
-from minigpt.data.sources import FileSource, HubReader, HubSource, first_line, grouped
-from minigpt.errors import UserError
+from minigpt.data.sources import FileSource, HubReader, HubSource, grouped
+from minigpt.errors import UserError, first_line
 from minigpt.tokenizer import cutting
 from minigpt.tokenizer.patterns import END_OF_TEXT
 

@@ -5,13 +5,23 @@ from minigpt.config import DataConfig
 from minigpt.data.prepare import prepare_folder
 from minigpt.data.tokens import open_prepared, open_ready, tokens_of_text
 from minigpt.errors import UserError
-from minigpt.tokenizer import char_tokenizer
+from minigpt.tokenizer import Tokenizer, char_tokenizer
+
+from .conftest import nonsense, sentencepiece_like
 
 
 def test_documents_are_separated_by_the_end_of_text_and_pieces_are_not():
     tokenizer = char_tokenizer(["a", "b"])
     pieces = [(True, "ab"), (True, "b"), (False, "a"), (True, "a")]
     assert tokens_of_text(pieces, tokenizer).tolist() == [0, 1, 2, 1, 0, 2, 0]
+    assert tokens_of_text([], tokenizer).tolist() == []
+
+
+def test_a_tokenizer_that_puts_a_space_before_a_text_gets_each_document_whole():
+    tokenizer = Tokenizer(sentencepiece_like(nonsense(400)), eos="</s>")
+    pieces = [(True, "the cat s"), (False, "at"), (True, "a dog")]
+    wanted = [*tokenizer.encode("the cat sat"), 2, *tokenizer.encode("a dog")]
+    assert tokens_of_text(pieces, tokenizer).tolist() == wanted
     assert tokens_of_text([], tokenizer).tolist() == []
 
 

@@ -16,9 +16,9 @@ from minigpt.config import did_you_mean
 from minigpt.data.formats import Piece, Reading, is_binary
 from minigpt.data.python_docs import python_docs
 from minigpt.data.shards import is_token_folder
-from minigpt.data.sources import FileSource, HubSource, Source, first_line, grouped
+from minigpt.data.sources import FileSource, HubSource, Source, grouped
 from minigpt.download import download
-from minigpt.errors import UserError
+from minigpt.errors import UserError, first_line
 from minigpt.files import cache_folder, place_of, replacing
 
 STANDARD_INPUT = "-"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.data.formats import Piece, Reading, as_pieces, format_of, read_file
-from minigpt.errors import UserError
+from minigpt.errors import UserError, first_line
 from minigpt.files import sha256_of
 from minigpt.progress import bar
 
@@ -184,11 +184,6 @@ def grouped(files: list[Path], *, together: bool = False) -> list[list[Path]]:
         groups[-1].append(path)
         size += length
     return groups
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its class where there is none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _hash(path: Path) -> str:

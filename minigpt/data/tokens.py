@@ -1,6 +1,6 @@
 """Prepared tokens by name in, `Tokens` out: a folder that `prepare` wrote, the cache, or files of other programs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,19 @@ def tokens_of_text(pieces: Iterable[Piece], tokenizer: Tokenizer) -> np.ndarray:
     """Return the ids of documents in pieces, with the end-of-text id between one and the next, (tokens,)."""
     dtype = shards.token_dtype(tokenizer.vocab_size)
     parts = [np.empty(0, dtype)]
-    for begins, text in pieces:
+    for begins, text in _documents(pieces) if tokenizer.kind == "other" else pieces:
         if begins and len(parts) > 1 and tokenizer.eos_id is not None:
             parts.append(np.array([tokenizer.eos_id], dtype))
         parts.append(tokenizer.encode_array(text).astype(dtype))
     return np.concatenate(parts)
+
+
+def _documents(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Yield each document in one piece, for tokenizers whose ids depend on where a text is cut."""
+    texts: list[str] = []
+    for begins, text in pieces:
+        if begins and texts:
+            yield True, "".join(texts)
+            texts = []
+        texts.append(text)
+    yield True, "".join(texts)

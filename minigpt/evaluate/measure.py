@@ -16,10 +16,14 @@ from minigpt.errors import UserError
 from minigpt.evaluate.baselines import baselines
 from minigpt.evaluate.likelihood import evaluate
 from minigpt.files import read_json
+from minigpt.interop.loading import load_both
 from minigpt.loss import TrainStep
-from minigpt.rundir import RunDir, load
+from minigpt.rundir import RunDir
 from minigpt.runtime import prepare_step, start_runtime
 from minigpt.tokenizer import Tokenizer
+
+LONGEST_WINDOW = 2048  # tokens
+TOKENS_AT_ONCE = 32_768
 
 
 def measure(
@@ -27,8 +31,10 @@ def measure(
 ) -> dict[str, Any]:
     """Return loss, perplexity, bits per byte and character, tokens, seconds, and baselines where there are some.
 
+    Of a context of more than 2,048 tokens, so many are used.
+
     Args:
-        run: a run directory, one of its checkpoints, or a Hugging Face directory.
+        run: what `minigpt.load` takes: a run directory, one of its checkpoints, a Hugging Face directory, a file.
         text: returns the ids of a text to measure on, made by the model's tokenizer; None: the held-out part of the
             run.
         device: where.
@@ -36,7 +42,7 @@ def measure(
     Raises:
         UserError: nothing to load, no text to measure on, or weights that are not numbers.
     """
-    model, tokenizer = load(run)
+    model, tokenizer = load_both(run)
     config = RunDir(_run_of(run)).config if (_run_of(run) / "run.toml").is_file() else RunConfig()
     settings = TrainConfig(device=device, dtype=config.train.dtype)
     step = prepare_step(TrainStep(model), start_runtime(settings), settings)
@@ -46,7 +52,10 @@ def measure(
     else:
         val, compared = TokenSequence([text(tokenizer)]), {}
     separator = tokenizer.eos_id if config.data.documents == "separate" else None
-    found = evaluate(step, val, tokenizer, separator=separator)
+    # A model with a long context is measured in windows of the length that people compare at, and few at a time.
+    context = min(model.config.block_size, LONGEST_WINDOW)
+    at_once = max(1, min(32, TOKENS_AT_ONCE // context))
+    found = evaluate(step, val, tokenizer, separator=separator, context=context, batch_size=at_once)
     if not math.isfinite(found.loss):
         raise UserError(f"the loss of {run} is {found.loss}: its weights are damaged or diverged")
     return dataclasses.asdict(found) | {"baselines": compared}

@@ -248,12 +248,12 @@ def pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:
     )
 
 
-def char_tokenizer(characters: Sequence[str]) -> Tokenizer:
-    """Return the tokenizer in which each of these characters is a token; end-of-text comes last."""
+def char_tokenizer(characters: Sequence[str], *, ends: bool = True) -> Tokenizer:
+    """Return the tokenizer in which each of these characters is a token; end-of-text comes last where a text `ends`."""
     backend = tokenizers.Tokenizer(models.WordLevel({c: i for i, c in enumerate(characters)}))
     backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
-    backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True)])
+    backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True)] if ends else [])
     return Tokenizer(backend)
 
 

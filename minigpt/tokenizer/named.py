@@ -30,14 +30,15 @@ def find_tokenizer(name: str) -> Tokenizer:
         UserError: there is none, or it is damaged.
     """
     path = place_of(name)
-    if path is not None and _is_gpt2(path):
-        return _read_gpt2(path)
+    whole = path is not None and (path / "tokenizer.json").is_file()
+    if path is not None and not whole and (files := _files_of_gpt2(path)):
+        return _read_gpt2(*files)
     if name == "gpt2":
         kept = cache_folder() / "tokenizers" / "gpt2"
         instead = "pass a folder with GPT-2's vocab.bpe and encoder.json as the tokenizer instead"
         for file, sha256 in _GPT2.items():
             download(f"{_ADDRESS}/{file}", kept / file, sha256=sha256, instead=instead)
-        return _read_gpt2(kept)
+        return _read_gpt2(*(kept / file for file in _GPT2))
     if path is None:
         raise UserError(
             f"there is no tokenizer at {name}{did_you_mean(name, ('bpe', 'char', *NAMED))}; pass gpt2, a "
@@ -46,26 +47,31 @@ def find_tokenizer(name: str) -> Tokenizer:
     return Tokenizer.load(path)
 
 
-def _is_gpt2(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in _GPT2)
+def _files_of_gpt2(folder: Path) -> tuple[Path, Path] | None:
+    """Return merges and vocabulary in a folder: as published, or as `transformers` calls them; or None."""
+    for names in (tuple(_GPT2), ("merges.txt", "vocab.json")):
+        merges, vocabulary = (folder / name for name in names)
+        if merges.is_file() and vocabulary.is_file():
+            return merges, vocabulary
+    return None
 
 
-def _read_gpt2(folder: Path) -> Tokenizer:
+def _read_gpt2(merges_file: Path, vocabulary_file: Path) -> Tokenizer:
     """Return the tokenizer of GPT-2's own two files: {piece: id}, and a merge on each line after the first."""
-    vocabulary = read_json(folder / "encoder.json")
+    vocabulary = read_json(vocabulary_file)
     end = vocabulary.pop(END_OF_TEXT, len(vocabulary))
     try:
-        lines = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()
+        lines = merges_file.read_text(encoding="utf-8").splitlines()
         merges = [(left, right) for left, right in (line.split() for line in lines[1:] if line)]
         backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     except Exception as error:  # of the library the bare class
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{folder} does not hold GPT-2's vocab.bpe and encoder.json: {reason}"
+            f"{merges_file} and {vocabulary_file.name} are not files of GPT-2's tokenizer: {reason}"
         ) from None
     if len(merges) + 256 != len(vocabulary):
         raise UserError(
-            f"{folder}/vocab.bpe has {len(merges):,} merges, but {folder}/encoder.json has {len(vocabulary):,} pieces; "
+            f"{merges_file} has {len(merges):,} merges, but {vocabulary_file} has {len(vocabulary):,} pieces; "
             "wanted one merge for each piece but the 256 bytes"
         )
     backend.pre_tokenizer = pre_tokenizer("gpt2")
@@ -74,7 +80,7 @@ def _read_gpt2(folder: Path) -> Tokenizer:
     tokenizer = Tokenizer(backend)
     if tokenizer.eos_id != end:
         raise UserError(
-            f"{folder}/encoder.json gives {END_OF_TEXT} the id {end}, but the other pieces take up "
+            f"{vocabulary_file} gives {END_OF_TEXT} the id {end}, but the other pieces take up "
             f"{len(vocabulary)} ids; wanted it to come last"
         )
     return tokenizer

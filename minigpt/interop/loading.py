@@ -1,0 +1,146 @@
+"""The name of a model in, model and tokenizer out: runs, checkpoints, Hugging Face directories, files of weights.
+
+runs/NAME  runs/NAME/checkpoints/step-…  a Hugging Face directory  hf:OWNER/NAME  weights.pth  bytes of weights
+"""
+
+import io
+import logging
+from pathlib import Path
+
+from minigpt.errors import UserError, first_line
+from minigpt.files import cache_folder, read_json
+from minigpt.interop.causal import CausalLM, load_causal
+from minigpt.interop.pth import ENDINGS, read_checkpoint
+from minigpt.model.families import FAMILIES, fill
+from minigpt.model.transformer import GPT
+from minigpt.tokenizer import Tokenizer, char_tokenizer, find_tokenizer
+
+Run = Path | str | bytes | io.BytesIO
+_GPT2_ROWS = (50257, 50304)  # GPT-2's vocabulary, and as nanoGPT pads it
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model"]
+_log = logging.getLogger("minigpt")
+
+
+def load(run: Run, tokenizer: Tokenizer | str | None = None) -> tuple[GPT, Tokenizer | None]:
+    """Return a model, in eval mode, and its tokenizer.
+
+    What had to be inferred about a file of weights is logged as a warning.
+
+    Args:
+        run: a run directory, one of its checkpoints, a Hugging Face directory, hf:OWNER/NAME (downloaded once), a .pth,
+            .pt, .bin, .ckpt or .safetensors file, or the bytes of one, as such or in an `io.BytesIO`.
+        tokenizer: to use instead: itself, gpt2, or a path. Without, a file of weights takes a tokenizer.json beside it,
+            or GPT-2's where it has so many ids, or has none.
+
+    Raises:
+        UserError: it is none of these, it is damaged, or tokenizer and model do not fit.
+    """
+    if isinstance(tokenizer, str):
+        tokenizer = find_tokenizer(tokenizer)
+    if isinstance(run, str) and run.startswith("hf:"):
+        run = download_model(run.removeprefix("hf:"))
+    if isinstance(run, str | Path):
+        run = Path(run).expanduser()
+        if run.is_dir():
+            return _load_folder(run, tokenizer)
+        if run.suffix not in ENDINGS or not run.is_file():
+            raise UserError(
+                f"there is no model at {run}; pass a run, a Hugging Face directory, hf:OWNER/NAME, or a file that ends "
+                f"in {', '.join(ENDINGS)}"
+            )
+    found = read_checkpoint(run)
+    name = run.name if isinstance(run, Path) else "the checkpoint"
+    for note in found.notes:
+        _log.warning("%s: %s", name, note)
+    model = fill(GPT(found.config), found.tensors, name).eval()
+    tokenizer = tokenizer or (_tokenizer_in(run.parent) if isinstance(run, Path) else None)
+    if tokenizer is None and model.config.vocab_size in _GPT2_ROWS:
+        tokenizer = find_tokenizer("gpt2")
+    return model, tokenizer and fitting(tokenizer, model, name)
+
+
+def load_both(run: Run, tokenizer: Tokenizer | str | None = None) -> tuple[GPT, Tokenizer]:
+    """Return what `load` returns; refuse weights that come without a tokenizer."""
+    model, found = load(run, tokenizer)
+    if found is None:
+        raise UserError(
+            f"{run if isinstance(run, str | Path) else 'the checkpoint'} comes without a tokenizer; put its "
+            "tokenizer.json there, or make a run of both: minigpt import PATH --tokenizer PATH --out RUN"
+        )
+    return model, found
+
+
+def load_own(run: Run, what: str) -> tuple[GPT, Tokenizer]:
+    """Return what `load_both` returns; refuse a model that only `transformers` computes, which is not `what` here."""
+    model, tokenizer = load_both(run)
+    if isinstance(model, CausalLM):
+        raise UserError(f"{run}: it is not {what} here, since transformers alone knows its parts")
+    return model, tokenizer
+
+
+def fitting(tokenizer: Tokenizer, model: GPT, where: str) -> Tokenizer:
+    """Return the tokenizer if the model has a row for each of its ids.
+
+    nanoGPT's characters come without an end of text: where a row is missing for that alone, it is left out.
+
+    Raises:
+        UserError: it has more ids than the model has rows.
+    """
+    rows, ids = model.config.vocab_size, tokenizer.vocab_size
+    if ids == rows + 1 and tokenizer.kind == "char" and tokenizer.eos_id == rows:
+        return char_tokenizer([piece.decode() for piece in tokenizer.pieces[:rows]], ends=False)
+    if ids > rows:
+        raise UserError(
+            f"{where}: the tokenizer has {ids:,} ids but the model was built for {rows:,}; use the tokenizer and the "
+            "model of one run"
+        )
+    return tokenizer
+
+
+def download_model(name: str) -> Path:
+    """Return the folder of a model of the Hugging Face Hub, fetched once into the cache: no pickles, no code.
+
+    Raises:
+        UserError: it cannot be reached, or `huggingface_hub` is not there.
+    """
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(
+            f"hf:{name} is fetched by huggingface_hub; pip install 'minigpt[hf]'"
+        ) from None
+    folder = cache_folder() / "models" / name.replace("/", "--")
+    try:
+        huggingface_hub.snapshot_download(name, local_dir=folder, allow_patterns=_HUB_FILES)
+    except (
+        Exception
+    ) as error:  # no network, no such name, no permission: they have no class in common
+        if (folder / "config.json").is_file():
+            return folder  # fetched before
+        raise UserError(
+            f"hf:{name} cannot be fetched ({first_line(error)[:200]}); download it elsewhere, and pass the folder"
+        ) from None
+    return folder
+
+
+def _load_folder(folder: Path, tokenizer: Tokenizer | None) -> tuple[GPT, Tokenizer | None]:
+    model_type = _foreign_type(folder)
+    if model_type is not None:
+        model, beside = load_causal(folder, model_type)
+    else:
+        model, beside = GPT.from_pretrained(folder), _tokenizer_in(folder)
+    tokenizer = tokenizer or beside
+    return model, tokenizer and fitting(tokenizer, model, str(folder))
+
+
+def _foreign_type(folder: Path) -> str | None:
+    """Return the model_type of a Hugging Face directory that is of no family of ours, else None."""
+    if not (folder / "config.json").is_file():
+        return None
+    model_type = read_json(folder / "config.json").get("model_type")
+    return model_type if isinstance(model_type, str) and model_type not in FAMILIES else None
+
+
+def _tokenizer_in(folder: Path) -> Tokenizer | None:
+    there = any((folder / name).is_file() for name in ("tokenizer.json", "merges.txt"))
+    return find_tokenizer(str(folder)) if there else None
