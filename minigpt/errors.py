@@ -1,4 +1,4 @@
-"""The one exception that a person is meant to read, and what to show them of any other."""
+"""The exceptions that a person is meant to read, and what to show them of any other."""
 
 
 class UserError(Exception):
@@ -7,6 +7,10 @@ class UserError(Exception):
     The message says what was wrong, what was received, what was wanted and what to do. The command line prints it
     and exits with status 2; there is no traceback.
     """
+
+
+class ProofError(Exception):
+    """What was written is not what was meant. The command line prints it and exits with status 1."""
 
 
 def first_line(error: Exception) -> str:

@@ -172,5 +172,5 @@ def test_a_damaged_manifest_of_ours_is_refused(tmp_path):
 
 def test_a_tokenizer_that_cannot_be_cut_is_refused_for_training(small_text, tmp_path):
     Tokenizer(sentencepiece_like(nonsense(400)), eos="</s>").save(tmp_path)
-    with pytest.raises(UserError, match="puts a space before each text, .*; train with bpe, char"):
+    with pytest.raises(UserError, match=r"puts a space before each text, .*; train with bpe, char"):
         prepare(DataConfig(source=str(small_text), tokenizer=str(tmp_path)))

@@ -5,7 +5,9 @@ runs/NAME  runs/NAME/checkpoints/step-…  a Hugging Face directory  hf:OWNER/NA
 
 import io
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from minigpt.errors import UserError, first_line
 from minigpt.files import cache_folder, read_json
@@ -21,7 +23,9 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.txt", "
 _log = logging.getLogger("minigpt")
 
 
-def load(run: Run, tokenizer: Tokenizer | str | None = None) -> tuple[GPT, Tokenizer | None]:
+def load(
+    run: Run, tokenizer: Tokenizer | str | None = None, *, given: Mapping[str, Any] | None = None
+) -> tuple[GPT, Tokenizer | None]:
     """Return a model, in eval mode, and its tokenizer.
 
     What had to be inferred about a file of weights is logged as a warning.
@@ -31,6 +35,7 @@ def load(run: Run, tokenizer: Tokenizer | str | None = None) -> tuple[GPT, Token
             .pt, .bin, .ckpt or .safetensors file, or the bytes of one, as such or in an `io.BytesIO`.
         tokenizer: to use instead: itself, gpt2, or a path. Without, a file of weights takes a tokenizer.json beside it,
             or GPT-2's where it has so many ids, or has none.
+        given: fields of ModelConfig that a file of weights does not know, n_head for instance.
 
     Raises:
         UserError: it is none of these, it is damaged, or tokenizer and model do not fit.
@@ -41,6 +46,10 @@ def load(run: Run, tokenizer: Tokenizer | str | None = None) -> tuple[GPT, Token
         run = download_model(run.removeprefix("hf:"))
     if isinstance(run, str | Path):
         run = Path(run).expanduser()
+        if run.is_dir() and given:
+            raise UserError(
+                f"{run} says its shape in its config.json; leave --model.{next(iter(given))} out"
+            )
         if run.is_dir():
             return _load_folder(run, tokenizer)
         if run.suffix not in ENDINGS or not run.is_file():
@@ -48,7 +57,7 @@ def load(run: Run, tokenizer: Tokenizer | str | None = None) -> tuple[GPT, Token
                 f"there is no model at {run}; pass a run, a Hugging Face directory, hf:OWNER/NAME, or a file that ends "
                 f"in {', '.join(ENDINGS)}"
             )
-    found = read_checkpoint(run)
+    found = read_checkpoint(run, given)
     name = run.name if isinstance(run, Path) else "the checkpoint"
     for note in found.notes:
         _log.warning("%s: %s", name, note)

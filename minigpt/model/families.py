@@ -446,8 +446,8 @@ def write_model(
     """Write a Hugging Face model directory; each file takes the place of an older one in one step."""
     folder.mkdir(parents=True, exist_ok=True)
     settings, tensors = to_hugging_face(config, {key: t.detach().cpu() for key, t in state.items()})
-    end = tokenizer.eos_id if tokenizer else None
-    ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    begin, end = (tokenizer.bos_id, tokenizer.eos_id) if tokenizer else (None, None)
+    ends = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end}
     generation: dict[str, Any] = dict(ends)
     if tokenizer and tokenizer.vocab_size < settings["vocab_size"]:
         generation["suppress_tokens"] = list(range(tokenizer.vocab_size, settings["vocab_size"]))

@@ -77,6 +77,11 @@ class Tokenizer:
         self._spaced = self._joined(first) == " a"
 
     @property
+    def bos_id(self) -> int | None:
+        """The id that begins a text: what is put before one, else the one that ends it."""
+        return self.prefix[0] if self.prefix else self.eos_id
+
+    @property
     def vocab_size(self) -> int:
         """Number of ids, special tokens included."""
         return len(self.pieces)
@@ -166,12 +171,14 @@ class Tokenizer:
             facts: how the tokenizer was made, kept under `minigpt` of `tokenizer_config.json`.
         """
         folder = Path(folder)
-        end = None if self.eos_id is None else self.pieces[self.eos_id].decode()
+        begin, end = (
+            None if i is None else self.pieces[i].decode() for i in (self.bos_id, self.eos_id)
+        )
         # Without the class, a directory with a GPT-2 or Qwen3 config.json gets that family's tokenizer class, which
         # reads a character tokenizer wrongly.
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": end,
+            "bos_token": begin,
             "eos_token": end,
             "pad_token": end,
             "clean_up_tokenization_spaces": False,

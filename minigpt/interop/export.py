@@ -1,0 +1,295 @@
+"""A model in, a directory or a file for other programs out, with the proof that it is the same model.
+
+What is written is read again before it takes its place: its logits and its ids are compared with those of the model it
+came from.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from minigpt.config import ModelConfig
+from minigpt.errors import ProofError, UserError
+from minigpt.files import flush, read_json, replace_text
+from minigpt.interop.causal import CausalLM
+from minigpt.interop.loading import Run, load, load_both
+from minigpt.interop.pth import read_checkpoint, write_pth
+from minigpt.model.families import FAMILIES, family_of, fill, write_model
+from minigpt.model.transformer import GPT
+from minigpt.model.weights import Tensors
+from minigpt.tokenizer import Tokenizer
+
+Target = Literal["hf", "gguf", "pth"]
+NumberType = Literal["f32", "f16", "bf16", "q8_0"]
+Say = Callable[[str], None]
+# How far the logits may move, as a share of their spread. Rounding alone: measured on random and on trained models of
+# all families it stays ten times below; a tensor in the wrong place moves them by about as much as they spread.
+LARGEST_SHARE = {"f32": 1e-4, "f16": 0.02, "bf16": 0.1, "q8_0": 0.1}
+_TORCH_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+_PROBE = "The 3 of us, über 10 000 km\n\tif x == 'y': # 日本 🙂  end"
+TEMPLATE = "chat_template.jinja"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the comparison of a written model with its origin found.
+
+    Attributes:
+        path: what was written.
+        architecture: as the reading program knows it.
+        positions: compared, each over the whole vocabulary.
+        largest_difference: of two logits.
+        largest_share: the same as a share of the standard deviation of the logits.
+        ids: of a text, compared and equal; 0 where there is no tokenizer.
+    """
+
+    path: Path
+    architecture: str
+    positions: int
+    largest_difference: float
+    largest_share: float
+    ids: int
+
+    def sentence(self) -> str:
+        """Return the findings for a person."""
+        ids = f"; {self.ids} ids of a text are equal" if self.ids else ""
+        return (
+            f"{self.path}: {self.architecture}, read again: logits at {self.positions} positions differ by at most "
+            f"{self.largest_difference:.2g} ({self.largest_share:.2g} of their spread){ids}"
+        )
+
+
+def export(
+    run: Run, to: Target, out: Path, *, dtype: NumberType = "f32", say: Say = lambda line: None
+) -> Proof:
+    """Write a model for other programs, and prove it.
+
+    Args:
+        run: as `minigpt.load`.
+        to: a Hugging Face directory, a GGUF file, or a plain state dict of PyTorch.
+        out: the directory or file.
+        dtype: of the numbers; q8_0 for GGUF alone.
+        say: is told what a person should know.
+
+    Raises:
+        UserError: the model has no such form, or `out` is taken.
+        ProofError: what was written is not the same model.
+    """
+    if dtype == "q8_0" and to != "gguf":
+        raise UserError(
+            f"--quantize q8_0 is a form of GGUF; with --to {to} take f16 or bf16, or --to gguf"
+        )
+    if to == "gguf":
+        _need_gguf()
+    check_free(out, folder=to == "hf")
+    model, tokenizer = load_both(run) if to == "gguf" else load(run)
+    if isinstance(model, CausalLM):
+        model.save_pretrained()  # which says what does it
+    return write_proven(
+        model, tokenizer, to, out, dtype=dtype, template=chat_template(run), say=say
+    )
+
+
+def import_model(
+    run: Run,
+    out: Path,
+    *,
+    tokenizer: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    say: Say = lambda line: None,
+) -> Proof:
+    """Make a directory of our own from a model that was made elsewhere, and prove it.
+
+    Args:
+        run: as `minigpt.load`.
+        out: the directory.
+        tokenizer: gpt2 or a path; None: the one that comes with the model.
+        given: fields of ModelConfig that a file of weights does not know, n_head for instance.
+        say: is told what a person should know.
+
+    Raises:
+        UserError: it cannot be loaded, or `out` is taken.
+        ProofError: what was written is not the same model.
+    """
+    check_free(out, folder=True)
+    model, found = load(run, tokenizer, given=given)
+    if isinstance(model, CausalLM):
+        model.save_pretrained()  # which says what does it
+    if found is None:
+        say(
+            "it comes without a tokenizer: pass --tokenizer PATH for one, or use its weights from Python alone"
+        )
+    return write_proven(model, found, "hf", out, template=chat_template(run), say=say)
+
+
+def write_proven(
+    model: GPT,
+    tokenizer: Tokenizer | None,
+    to: Target,
+    out: Path,
+    *,
+    dtype: NumberType = "f32",
+    template: str | None = None,
+    say: Say = lambda line: None,
+) -> Proof:
+    """Write a model beside `out`, compare what is read from there, and put it in its place only then."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as hidden:
+        written = Path(hidden) / out.name
+        _write(written, model, tokenizer, to, dtype, template, say)
+        again, ids = _read(written, to, model.config, tokenizer)
+        architecture = FAMILIES[family_of(model.config)].architecture
+        proof = compare(model, again, out, architecture if to == "hf" else to.upper(), ids)
+        limit = LARGEST_SHARE[dtype]
+        if not proof.largest_share <= limit:
+            raise ProofError(
+                f"what was written is not the same model, and is not kept: {proof.sentence()}; at most {limit:g} of "
+                "their spread was wanted"
+            )
+        if to == "hf" and out.is_dir():
+            out.rmdir()  # it is empty
+        written.replace(out)
+    flush(out.parent)
+    return proof
+
+
+def compare(model: GPT, again: GPT, path: Path, architecture: str, ids: int) -> Proof:
+    """Return how far the logits of two models lie apart, on fixed random ids, prefilled and token by token."""
+    length = min(model.config.block_size, 48)
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randint(model.config.vocab_size, (2, length), generator=generator)
+    wanted, found = _logits(model, probe), _logits(again, probe)
+    difference = (found - wanted).abs().max().item()
+    spread = max(wanted.std().item(), 1e-30)
+    return Proof(path, architecture, probe.numel(), difference, difference / spread, ids)
+
+
+def chat_template(run: Run) -> str | None:
+    """Return the chat template that lies with a model, in either place where Hugging Face keeps it, or None."""
+    folder = Path(run) if isinstance(run, str | Path) else None
+    if folder is None or not folder.is_dir():
+        return None
+    if (folder / TEMPLATE).is_file():
+        return (folder / TEMPLATE).read_text(encoding="utf-8")
+    settings = folder / "tokenizer_config.json"
+    template = read_json(settings).get("chat_template") if settings.is_file() else None
+    return template if isinstance(template, str) else None
+
+
+def check_free(out: Path, *, folder: bool) -> None:
+    """Refuse a place that holds something else, before any work.
+
+    Raises:
+        UserError: a folder was wanted and there is a file or a folder with something in it, or the other way round.
+    """
+    if not out.name:
+        raise UserError("--out is empty or the folder you are in; name a new one")
+    if folder and out.is_file():
+        raise UserError(f"--out: {out} is a file; a folder was wanted")
+    if folder and out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out: the folder {out} is not empty; choose another")
+    if not folder and out.is_dir():
+        raise UserError(f"--out: {out} is a folder; the name of a file was wanted")
+
+
+def _write(
+    path: Path,
+    model: GPT,
+    tokenizer: Tokenizer | None,
+    to: Target,
+    dtype: NumberType,
+    template: str | None,
+    say: Say,
+) -> None:
+    config, state = model.config, model.state_dict()
+    if to == "gguf":
+        from minigpt.interop.gguf import write_gguf
+
+        assert tokenizer is not None
+        name = path.stem
+        write_gguf(
+            path, config, state, tokenizer, dtype=dtype, chat_template=template, name=name, say=say
+        )
+        return
+    state = _rounded(state, _TORCH_TYPES[dtype])
+    if to == "pth":
+        write_pth(path, config, state)
+        return
+    write_model(path, config, state, tokenizer)
+    if template is not None:
+        replace_text(path / TEMPLATE, template)
+
+
+def _read(
+    path: Path, to: Target, config: ModelConfig, tokenizer: Tokenizer | None
+) -> tuple[GPT, int]:
+    """Return what was written as a model, and how many ids its tokenizer agreed on."""
+    if to == "hf":
+        model, found = load(path)
+    elif to == "pth":
+        read = read_checkpoint(path)
+        model, found = fill(GPT(read.config), read.tensors, path.name).eval(), None
+    else:
+        return _read_gguf(path, config, tokenizer)
+    if found is None or tokenizer is None:
+        return model, 0
+    text = _probe_of(tokenizer)
+    wanted = tokenizer.encode(text)
+    if found.encode(text) != wanted or found.eos_id != tokenizer.eos_id:
+        raise ProofError("the tokenizer that was written gives other ids; nothing is kept")
+    return model, len(wanted)
+
+
+def _read_gguf(path: Path, config: ModelConfig, tokenizer: Tokenizer | None) -> tuple[GPT, int]:
+    from minigpt.interop.gguf import read_gguf, read_gguf_vocabulary
+    from minigpt.interop.gguf_vocabulary import vocabulary_of
+
+    assert tokenizer is not None
+    if read_gguf_vocabulary(path) != vocabulary_of(tokenizer, config.vocab_size, lambda line: None):
+        raise ProofError(
+            "the tokenizer that was written is not the one of the model; nothing is kept"
+        )
+    shape, tensors = read_gguf(path)
+    return fill(GPT(shape), tensors, path.name).eval(), tokenizer.vocab_size
+
+
+def _rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> Tensors:
+    """Return tensors of another precision, one where two names share one.
+
+    Raises:
+        UserError: a number lies beyond the largest of that precision.
+    """
+    made: dict[int, Tensor] = {}
+    rounded = {name: made.setdefault(t.data_ptr(), t.to(dtype)) for name, t in state.items()}
+    for name, tensor in rounded.items():
+        if not tensor.isfinite().all() and state[name].isfinite().all():
+            raise UserError(f"{name} has numbers that f16 cannot hold; take --quantize bf16")
+    return rounded
+
+
+def _probe_of(tokenizer: Tokenizer) -> str:
+    """Return a text with all sorts of characters; of a character tokenizer those that it knows."""
+    if tokenizer.kind != "char":
+        return _PROBE
+    special = set(tokenizer.specials.values())
+    return "".join(p.decode() for i, p in enumerate(tokenizer.pieces) if i not in special)
+
+
+@torch.inference_mode()
+def _logits(model: GPT, ids: Tensor) -> Tensor:
+    """Return the logits of all positions: the first half prefilled, the others one by one, (B, T, V)."""
+    cache, half = model.new_cache(), max(1, ids.size(1) // 2)
+    parts = [ids[:, :half], *ids[:, half:].split(1, dim=1)] if half < ids.size(1) else [ids]
+    return torch.cat([model(part, cache=cache).float() for part in parts], dim=1)
+
+
+def _need_gguf() -> None:
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise UserError("--to gguf needs the package gguf; pip install 'minigpt[gguf]'") from None
