@@ -4,8 +4,10 @@ Tensors are renamed, stacked and rounded. For a Llama or an Arcee the rows of qu
 we turn channel i with channel i + D/2, llama.cpp there turns 2i with 2i + 1.
 """
 
+import contextlib
+import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,15 +35,17 @@ except ModuleNotFoundError:
     ) from None
 
 NumberType = Literal["f32", "f16", "bf16", "q8_0"]
-_F32, _F16 = gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16
+_Kind = gguf.GGMLQuantizationType
+_FP32 = np.dtype(np.float32)
+_F32, _F16 = _Kind.F32, _Kind.F16
 _TYPES = {
     "f32": (_F32, gguf.LlamaFileType.ALL_F32),
     "f16": (_F16, gguf.LlamaFileType.MOSTLY_F16),
-    "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
-    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+    "bf16": (_Kind.BF16, gguf.LlamaFileType.MOSTLY_BF16),
+    "q8_0": (_Kind.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
 # The largest number of a type; that of q8_0 is 127 times a scale, which is an f16.
-_LARGEST = {"f16": 65504.0, "q8_0": 127 * 65504.0}
+_LARGEST = {_F16: 65504.0, _Kind.Q8_0: 127 * 65504.0}
 
 # ----------------------------------------------------------------------------------------------------------- names
 
@@ -134,10 +138,12 @@ def write_gguf(
     Raises:
         UserError: llama.cpp has no such architecture or tokenizer, or the numbers do not fit `dtype`.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; pass the name of the .gguf file to write")
     config = config.resolve()
     family = _family_for_llama_cpp(config)
     vocabulary = vocabulary_of(tokenizer, config.vocab_size, say)
-    kinds = {theirs: _kind_of(theirs, t, dtype) for theirs, t in _tensors(family, config, state)}
+    _check_fit(config, state)
     wanted, file_type = _TYPES[dtype]
     settings = {"general.type": "model", "general.name": name, "general.file_type": int(file_type)}
     if dtype == "q8_0":
@@ -145,25 +151,23 @@ def write_gguf(
     settings |= _shape_settings(family, config) | vocabulary.settings()
     if chat_template is not None:
         settings["tokenizer.chat_template"] = chat_template
-    if coarse := [theirs for theirs, kind in kinds.items() if _F16 == kind != wanted]:
+    kinds = {theirs: _kind_of(theirs, t, wanted) for theirs, t in _tensors(family, config, state)}
+    if coarse := [theirs for theirs, kind in kinds.items() if kind == _F16 != wanted]:
         say(f"stored as f16, because their rows are no multiple of 32 long: {', '.join(coarse)}")
-    with replacing(path) as temporary:
-        writer = gguf.GGUFWriter(temporary, family)
-        try:
-            _write_settings(writer, settings)
-            for theirs, tensor in _tensors(family, config, state):
-                block, size = gguf.GGML_QUANT_SIZES[kinds[theirs]]
-                nbytes = tensor.numel() // block * size
-                writer.add_tensor_info(
-                    theirs, tensor.shape, np.dtype(np.float32), nbytes, kinds[theirs]
-                )
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            for theirs, tensor in _tensors(family, config, state):
-                writer.write_tensor_data(_stored(theirs, tensor, kinds[theirs]))
-        finally:
-            writer.close()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        replacing(path) as temporary,
+        contextlib.closing(gguf.GGUFWriter(temporary, family)) as writer,
+    ):
+        _write_settings(writer, settings)
+        for theirs, tensor in _tensors(family, config, state):
+            nbytes = _bytes_of(tensor.shape, kinds[theirs])
+            writer.add_tensor_info(theirs, tensor.shape, _FP32, nbytes, kinds[theirs])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for theirs, tensor in _tensors(family, config, state):  # one at a time, none is kept
+            writer.write_tensor_data(_stored(theirs, tensor, kinds[theirs]))
 
 
 def _family_for_llama_cpp(config: ModelConfig) -> str:
@@ -173,30 +177,32 @@ def _family_for_llama_cpp(config: ModelConfig) -> str:
         UserError: there is none, because of which setting.
     """
     family = family_of(config)
-    rotary = config.position == "rope"
-    reasons = {
-        f"model.attention_gate = {config.attention_gate}": config.attention_gate != "none",
-        "model.position = learned with model.norm = rmsnorm": not rotary
-        and config.norm == "rmsnorm",
-        "model.position = rope with model.norm = layernorm": rotary and config.norm == "layernorm",
-        f"model.position = {config.position} with model.mlp = {config.mlp}": config.mlp
-        not in (("swiglu", "relu2") if rotary else ("gelu",)),
-        "model.position = learned with model.qk_norm": not rotary and config.qk_norm,
-        "model.mlp = relu2 with model.qk_norm": config.mlp == "relu2" and config.qk_norm,
-        "model.bias with model.qk_norm": config.bias and config.qk_norm,
-        "model.bias with model.mlp = relu2": config.bias and config.mlp == "relu2",
-        "model.position = learned with model.n_kv_head": not rotary
-        and config.n_kv_head != config.n_head,
-        "model.position = learned with model.head_dim": not rotary
-        and config.n_head * config.head_dim != config.n_embd,
-        "model.rope_scaling = llama3 with model.qk_norm": family == "qwen3"
-        and config.rope_scaling == "llama3",
-    }
-    if found := [setting for setting, is_so in reasons.items() if is_so]:
+    if lacking := _lacking(config, family):
         raise UserError(
-            f"llama.cpp has no architecture with {found[0]}; export the model with --to hf instead"
+            f"llama.cpp has no architecture with {lacking}; export the model with --to hf instead"
         )
     return family
+
+
+def _lacking(config: ModelConfig, family: str) -> str | None:
+    """Return the settings for which llama.cpp has no architecture, or None."""
+    c, rotary = config, config.position == "rope"
+    activations = ("swiglu", "relu2") if rotary else ("gelu",)
+    reasons = {
+        f"attention_gate = {c.attention_gate}": c.attention_gate != "none",
+        f"position = {c.position} and norm = {c.norm}": c.norm
+        != ("rmsnorm" if rotary else "layernorm"),
+        f"position = {c.position} and mlp = {c.mlp}": c.mlp not in activations,
+        "position = learned and qk_norm": not rotary and c.qk_norm,
+        "position = learned and n_kv_head < n_head": not rotary and c.n_kv_head < c.n_head,
+        "position = learned and n_head x head_dim other than n_embd": not rotary
+        and c.n_head * c.head_dim != c.n_embd,
+        "mlp = relu2 and qk_norm": c.mlp == "relu2" and c.qk_norm,
+        "bias and qk_norm": c.bias and c.qk_norm,
+        "bias and mlp = relu2": c.bias and c.mlp == "relu2",
+        "qk_norm and rope_scaling = llama3": family == "qwen3" and c.rope_scaling == "llama3",
+    }
+    return next((f"model.{setting}" for setting, is_so in reasons.items() if is_so), None)
 
 
 def _shape_settings(family: str, config: ModelConfig) -> Settings:
@@ -221,10 +227,11 @@ def _shape_settings(family: str, config: ModelConfig) -> Settings:
             "rope.dimension_count": c.head_dim,
             "rope.freq_base": c.rope_theta,
         }
-    if c.rope_scaling == "linear":
+    scaling = c.rope_scaling if c.position == "rope" else "none"
+    if scaling == "linear":
         shape |= {"rope.scaling.type": "linear", "rope.scaling.factor": c.rope_factor}
     beyond = ["bias", "dropout"]
-    if c.rope_scaling == "llama3":  # GGUF has only what comes of them
+    if scaling == "llama3":  # GGUF has only what comes of them
         beyond += ["rope_factor", "rope_low_freq", "rope_high_freq", "rope_old_context"]
     own = {f"minigpt.{key}": getattr(c, key) for key in beyond}
     return {f"{family}.{key}": value for key, value in shape.items()} | own
@@ -244,7 +251,7 @@ def _write_settings(writer: gguf.GGUFWriter, settings: Settings) -> None:
 
 def _tensors(family: str, config: ModelConfig, state: Tensors) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a model under llama.cpp's names, one at a time; a tied head is left out."""
-    if config.rope_scaling == "llama3":
+    if config.position == "rope" and config.rope_scaling == "llama3":
         yield _FREQUENCIES, _slowing(config)
     for theirs, ours in _names(family, config).items():
         if theirs == "output.weight" and config.tie_embeddings:
@@ -265,20 +272,25 @@ def _slowing(config: ModelConfig) -> Tensor:
     return frequencies / scale_frequencies(frequencies, config)
 
 
-def _kind_of(theirs: str, tensor: Tensor, dtype: NumberType) -> gguf.GGMLQuantizationType:
-    """Return how llama.cpp's own converter would store this tensor, too."""
+def _kind_of(theirs: str, tensor: Tensor, wanted: _Kind) -> _Kind:
+    """Return how a tensor is stored, by the rules of llama.cpp's own converter."""
     if tensor.dim() == 1 or theirs == "position_embd.weight":
         return _F32
-    wanted = _TYPES[dtype][0]
     return _F16 if tensor.shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0] else wanted
 
 
-def _stored(theirs: str, tensor: Tensor, kind: gguf.GGMLQuantizationType) -> np.ndarray:
+def _bytes_of(shape: Sequence[int], kind: _Kind) -> int:
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    return math.prod(shape) // block * size
+
+
+def _stored(theirs: str, tensor: Tensor, kind: _Kind) -> np.ndarray:
+    """Return a tensor as the file holds it: fp32 or fp16, or (rows, bytes) uint8."""
     numbers = tensor.float().cpu().contiguous().numpy()
-    largest = _LARGEST.get(kind.name.lower(), np.inf)
-    if np.abs(numbers).max(initial=0.0) > largest:
+    largest, found = _LARGEST.get(kind), np.abs(numbers).max(initial=0.0)
+    if largest is not None and not found <= largest:  # true of what is no number, too
         raise UserError(
-            f"{theirs} has numbers beyond {largest:g}, the largest of {kind.name.lower()}; write f32 or bf16"
+            f"{theirs} has numbers up to {found:g}, and {kind.name.lower()} ends at {largest:g}; write f32 or bf16"
         )
     return gguf.quants.quantize(numbers, kind)
 
@@ -295,7 +307,7 @@ def read_gguf(path: Path) -> tuple[ModelConfig, Tensors]:
     settings, stored = read_header(path)
     try:
         config = _shape(settings, stored)
-        return config, _state(settings["general.architecture"], settings, config, stored)
+        return config, _state(family_of(config), config, stored)
     except UserError as error:
         raise UserError(f"{path} cannot be loaded: {error}") from None
 
@@ -385,10 +397,10 @@ class _Reader:
 
     def whole(self, key: str, default: int | None = None) -> int:
         value = self._value(key, default)
-        # Larger ones are lies, and shapes made of them would not fit 64 bits.
-        if type(value) is not int or not 0 <= value <= 2**24:
+        # Larger ones are lies, and sizes made of them would not fit 64 bits.
+        if type(value) is not int or (value != default and not 1 <= value <= 2**24):
             raise UserError(
-                f"{self.prefix}{key} is {_shown(value)}; wanted a whole number up to 2^24"
+                f"{self.prefix}{key} is {_shown(value)}; wanted a whole number from 1 to 2^24"
             )
         return value
 
@@ -414,34 +426,41 @@ def _shown(value: Any) -> str:
     return repr(value) if len(repr(value)) < 80 else f"{repr(value)[:80]}…"
 
 
-def _state(
-    family: str, settings: Settings, config: ModelConfig, stored: dict[str, StoredTensor]
-) -> Tensors:
+def _state(family: str, config: ModelConfig, stored: dict[str, StoredTensor]) -> Tensors:
     """Return the tensors under our names, checked against the shape."""
-    with torch.device("meta"):
-        wanted = {key: tensor.shape for key, tensor in GPT(config).state_dict().items()}
-    left = dict(stored)
-    state: Tensors = {}
+    left, state = dict(stored), {}
     for theirs, ours in _names(family, config).items():
-        if theirs not in left:
-            continue
-        whole = _numbers(theirs, left.pop(theirs))
-        if ours[0] not in wanted and theirs.endswith(".bias") and not whole.any():
-            continue  # zeros, where llama.cpp's architecture has biases and ours has none
-        sizes = [len(whole) // len(ours)] * len(ours)
-        if len(whole) != sum(sizes):
-            raise UserError(f"{theirs} has {len(whole)} rows, which are no {len(ours)} equal parts")
-        heads = _heads_to_turn(family, theirs, config)
-        if heads and len(whole) % (2 * heads):
-            raise UserError(f"{theirs} has {len(whole)} rows, wanted those of {heads} heads")
-        whole = _part(whole, heads) if heads else whole
-        state |= dict(zip(ours, (part.contiguous() for part in whole.split(sizes)), strict=True))
+        if theirs in left:
+            whole = _numbers(theirs, left.pop(theirs))
+            if not (
+                ours[0].endswith(".bias") and not config.bias and not whole.any()
+            ):  # see `_tensors`
+                state |= _divided(theirs, ours, whole, _heads_to_turn(family, theirs, config))
     if config.tie_embeddings:
         state["head.weight"] = state["embedding.weight"]
     _check_slowing(config, left.pop(_FREQUENCIES, None))
-    problems = [f"{name} is not part of the model" for name in left]
+    if left:
+        raise UserError(f"its tensor {min(left)} is not part of the model")
+    _check_fit(config, state)
+    return state
+
+
+def _divided(theirs: str, ours: tuple[str, ...], whole: Tensor, heads: int) -> Tensors:
+    """Return one tensor of the file as those of ours that it was made from."""
+    parts = 2 * heads if heads else len(ours)
+    if not whole.dim() or len(whole) % parts:
+        raise UserError(f"{theirs} is {tuple(whole.shape)}; wanted a multiple of {parts} rows")
+    whole = _part(whole, heads) if heads else whole
+    pieces = whole.tensor_split(len(ours))
+    return {key: piece.contiguous() for key, piece in zip(ours, pieces, strict=True)}
+
+
+def _check_fit(config: ModelConfig, state: Tensors) -> None:
+    """Refuse tensors that are missing, have another shape or no place in the model."""
+    with torch.device("meta"):
+        wanted = {key: tensor.shape for key, tensor in GPT(config).state_dict().items()}
+    problems = [f"{key} is missing" for key in wanted.keys() - state.keys()]
     problems += [f"{key} is not part of the model" for key in state.keys() - wanted.keys()]
-    problems += [f"{key} is missing" for key in wanted.keys() - state.keys()]
     problems += [
         f"{key} is {tuple(state[key].shape)}, wanted {tuple(wanted[key])}"
         for key in wanted.keys() & state.keys()
@@ -450,28 +469,28 @@ def _state(
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(
-            f"its tensors do not fit its settings: {', '.join(sorted(problems)[:4])}{more}"
+            f"the tensors do not fit the shape: {', '.join(sorted(problems)[:4])}{more}"
         )
-    return state
 
 
 def _check_slowing(config: ModelConfig, stored: StoredTensor | None) -> None:
-    if stored is not None and not torch.allclose(_numbers(_FREQUENCIES, stored), _slowing(config)):
-        raise UserError(f"{_FREQUENCIES} is not what its settings minigpt.rope_… make")
+    if stored is not None:
+        found, wanted = _numbers(_FREQUENCIES, stored), _slowing(config)
+        if found.shape != wanted.shape or not torch.allclose(found, wanted):
+            raise UserError(f"{_FREQUENCIES} is not what the settings minigpt.rope_… make")
 
 
 def _numbers(name: str, stored: StoredTensor) -> Tensor:
-    """Return a tensor as fp32."""
+    """Return a tensor of the file as fp32."""
     try:
-        kind = gguf.GGMLQuantizationType(stored.kind)
-        block, size = gguf.GGML_QUANT_SIZES[kind]
-        bytes_shape = gguf.quants.quant_shape_to_byte_shape(stored.shape, kind)
-        nbytes = int(np.prod([1, *map(int, stored.shape)], dtype=object)) // block * size
-        if nbytes > len(stored.data):
+        kind = _Kind(stored.kind)
+        shape = gguf.quants.quant_shape_to_byte_shape(stored.shape, kind)
+        size = _bytes_of(stored.shape, kind)
+        if size > len(stored.data):
             raise UserError(
-                f"{name} is cut short: it wants {nbytes} bytes, {len(stored.data)} are there"
+                f"{name} wants {size} bytes, but {len(stored.data)} are left of the file"
             )
-        data = np.array(stored.data[:nbytes]).reshape(bytes_shape)
+        data = np.array(stored.data[:size]).reshape(shape)
         return torch.from_numpy(np.array(gguf.quants.dequantize(data, kind)))
     except (ValueError, IndexError, NotImplementedError) as error:
         raise UserError(f"{name} cannot be read: {error}") from None

@@ -5,6 +5,7 @@ token for the end of a text even where a file names none.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -93,7 +94,7 @@ def vocabulary_of(tokenizer: Tokenizer, rows: int, say: Callable[[str], None]) -
         else:
             tokens.append(names.get(token, f"[PAD{token}]"))
             kinds.append(NORMAL if token in names else UNUSED)
-    if twice := sorted(name for name in set(tokens) if tokens.count(name) > 1 and name in tokens):
+    if twice := [name for name, count in Counter(tokens).items() if count > 1]:
         raise UserError(f"the tokenizer has the piece {twice[0]!r} twice; GGUF wants each once")
     end = _end(tokenizer, kinds)
     return Vocabulary(model, pre, tokens, kinds, merges, end, end, end)
