@@ -52,14 +52,14 @@ LETTERS = char_tokenizer(["\n", " ", *(chr(97 + i) for i in range(26))])
 
 
 def made(seed=0, **switches) -> GPT:
-    """Return a model whose log-probabilities spread over some five nats, so that its choices are clear."""
+    """Return a model that says much else at each place, and whose queries and keys are large: places matter."""
     torch.manual_seed(seed)
     shape = {"vocab_size": 29, "block_size": 128, "n_layer": 2, "n_head": 4, "n_embd": 32}
     model = GPT(ModelConfig(**(shape | switches))).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2)
-        model.norm.weight.mul_(20)
+        for name, parameter in model.named_parameters():
+            parameter.normal_(std=0.6 if "query" in name or "key" in name else 0.3)
+        model.norm.weight.mul_(10)
     return model
 
 
@@ -207,33 +207,34 @@ class Llama:
         return self.post("detokenize", {"tokens": ids})["content"]
 
 
-# How far log-probabilities may lie apart, in nats, where they spread over five. With f32 only the order of sums
-# differs; llama.cpp's GELU looks values up in a table of fp16; with fewer bits it rounds what goes into a product, too.
-APART = {"f32": 1e-4, "f32, gelu": 0.03, "f16": 0.03, "bf16": 0.25, "q8_0": 1.0}
+# How far log-probabilities may lie apart, in nats, where they spread over some five and a mistake in one setting moves
+# them by tens. With f32 only the order of sums differs; llama.cpp's GELU looks values up in a table of fp16; with fewer
+# bits it rounds what goes into a product, too.
+APART = {"f32": 2e-4, "f32, gelu": 0.03, "f16": 0.1, "bf16": 0.5, "q8_0": 1.5}
 
 
 @torch.no_grad()
-def assert_goes_on_alike(model: GPT, path, apart: float, eos: int = 28, count: int = 64):
-    """Hold llama.cpp's greedy tokens after 40 random ones, and all log-probabilities on the way, to the model's."""
-    rows = model.config.vocab_size
+def assert_goes_on_alike(model: GPT, path, apart: float, count: int = 64):
+    """Hold llama.cpp's greedy tokens after 40 random ones, and all log-probabilities on the way, to the model's.
+
+    In f32 without GELU every token is the same. Else up to a tenth may be another, where it and the likeliest are
+    nearer to each other than `apart`.
+    """
     prompt = torch.randint(0, 28, (40,), generator=torch.Generator().manual_seed(1)).tolist()
-    drawn, theirs = Llama(path).goes_on(prompt, count, rows)
+    drawn, theirs = Llama(path).goes_on(prompt, count, model.config.vocab_size)
     ours = model(torch.tensor([prompt + drawn]))[0, len(prompt) - 1 : -1].log_softmax(-1)
     assert (ours - theirs).abs().max() < apart
-    ours[:, eos] = -torch.inf  # told to ignore the end
-    gap = ours.amax(1) - ours[range(count), drawn]  # 0 where the likeliest is the same
+    ours[:, 28] = -torch.inf  # told to ignore the end
+    gap = ours.amax(1) - ours[range(count), drawn]  # 0 where llama.cpp took our likeliest
     assert gap.max() < apart
-    assert (gap == 0).float().mean() > 0.9
-    return gap
+    assert (gap == 0).float().mean() >= (1.0 if apart == APART["f32"] else 0.9)
 
 
 @pytest.mark.parametrize("switches", FITTING.values(), ids=FITTING)
 def test_llama_cpp_goes_on_with_the_same_tokens(switches, tmp_path):
     model = made(**switches)
-    gelu = model.config.mlp == "gelu"
-    path = written(tmp_path, model)
-    gap = assert_goes_on_alike(model, path, APART["f32, gelu" if gelu else "f32"])
-    assert gelu or gap.max() == 0
+    numbers = "f32, gelu" if model.config.mlp == "gelu" else "f32"
+    assert_goes_on_alike(model, written(tmp_path, model), APART[numbers])
 
 
 @pytest.mark.parametrize("dtype", ROUNDED)
