@@ -1,3 +1,4 @@
+import contextlib
 import importlib
 import json
 import struct
@@ -534,11 +535,14 @@ DAMAGE = {
     "it has 'blk.0.attn_q.weight' twice": lambda data: renamed(data, b"attn_k", b"attn_q"),
     "block_count is 10000, but it has only": lying(b"llama.block_count", "<I", 10_000),
     "head_count is 0; wanted": lying(b"llama.attention.head_count", "<I", 0),
+    "token_embd.weight is not 16 wide": lying(b"llama.embedding_length", "<I", 16),
     "embedding_length is 4294967295": lying(b"llama.embedding_length", "<I", 2**32 - 1),
     "do not fit the shape": lying(b"llama.feed_forward_length", "<I", 2**24),
     "value_length is 9": lying(b"llama.attention.value_length", "<I", 9),
     "norm_eps is nan": lying(b"layer_norm_rms_epsilon", "<I", 0x7FC00000),
-    "token_embd.weight wants 15942918602752 bytes": lying(b"token_embd.weight", "<Q", 2**37),
+    "token_embd.weight wants 17592186044416 bytes": lying(
+        b"token_embd.weight", "<Q", 2**37, skip=12
+    ),
     "has 5 dimensions": lying(b"token_embd.weight", "<I", 5, skip=0),
     "token_embd.weight cannot be read": lying(b"token_embd.weight", "<I", 77, skip=20),
     "but 0 are left of the file": lying(b"token_embd.weight", "<Q", 2**63, skip=24),
@@ -558,6 +562,20 @@ def test_a_header_that_lies_is_refused_without_belief(sentence, change, tmp_path
     path.write_bytes(data)
     with pytest.raises(UserError, match=sentence):
         read_gguf(path)
+
+
+def test_any_other_damage_to_the_header_is_refused_or_does_no_harm(tmp_path):
+    path = written(tmp_path, made(n_layer=1))
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        data[rng.integers(3500)] = rng.integers(256)
+        path.write_bytes(data)
+        with contextlib.suppress(UserError):
+            refused -= read_gguf(path) is not None
+        refused += 1
+    assert refused > 50
 
 
 def rewritten(path, drop=(), **settings):

@@ -307,7 +307,7 @@ def read_gguf(path: Path) -> tuple[ModelConfig, Tensors]:
     settings, stored = read_header(path)
     try:
         config = _shape(settings, stored)
-        return config, _state(family_of(config), config, stored)
+        return config, _state(settings["general.architecture"], config, stored)
     except UserError as error:
         raise UserError(f"{path} cannot be loaded: {error}") from None
 
@@ -335,13 +335,16 @@ def _shape(settings: Settings, stored: dict[str, StoredTensor]) -> ModelConfig:
     if "token_embd.weight" not in stored:
         raise UserError("it has no token_embd.weight")
     reader = _Reader(settings, f"{family}.")
+    rows, *width = stored["token_embd.weight"].shape or (0,)
+    if width != [reader.whole("embedding_length")]:
+        raise UserError(f"token_embd.weight is not {reader.whole('embedding_length')} wide")
     layers = reader.whole("block_count")
     if 6 * layers > len(stored):  # so many has the smallest layer
         raise UserError(f"{family}.block_count is {layers}, but it has only {len(stored)} tensors")
     learned = family == "gpt2"
     own = _Reader(settings, "minigpt.")
     return ModelConfig(
-        vocab_size=stored["token_embd.weight"].shape[0],
+        vocab_size=rows,
         block_size=reader.whole("context_length"),
         n_layer=layers,
         n_head=reader.whole("attention.head_count"),
@@ -432,9 +435,9 @@ def _state(family: str, config: ModelConfig, stored: dict[str, StoredTensor]) ->
     for theirs, ours in _names(family, config).items():
         if theirs in left:
             whole = _numbers(theirs, left.pop(theirs))
-            if not (
-                ours[0].endswith(".bias") and not config.bias and not whole.any()
-            ):  # see `_tensors`
+            # Of zeros, because the architecture always has biases and the model has none.
+            filled = theirs.endswith(".bias") and not config.bias and not whole.any()
+            if not filled:
                 state |= _divided(theirs, ours, whole, _heads_to_turn(family, theirs, config))
     if config.tie_embeddings:
         state["head.weight"] = state["embedding.weight"]
