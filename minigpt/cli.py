@@ -41,6 +41,35 @@ JSON = Annotated[
 FLAG = Annotated[bool, Parameter(negative="", show_default=False)]
 TEXT = Parameter(allow_leading_hyphen=True)
 
+# What `train` and `plan` have in common beside the settings.
+PRESET = Annotated[
+    str | None,
+    Parameter(
+        help="Settings that come with minigpt: demo, shakespeare-cpu, shakespeare-char, gpt2-124m, mqa-512, 1b."
+    ),
+]
+FILES = Annotated[
+    tuple[Path, ...],
+    Parameter(
+        name="--config",
+        negative="",
+        show_default=False,
+        help="A TOML file with settings, run.toml of another run for instance; several times: later ones win.",
+    ),
+]
+DATA = Annotated[
+    str | None,
+    Parameter(
+        allow_leading_hyphen=True,
+        help="Short for --data.source: a text file, a folder of them, - (standard input), a prepared folder, "
+        "hf:OWNER/NAME, or a corpus by name: python-docs, shakespeare, tinystories, fineweb-edu.",
+    ),
+]
+MINUTES = Annotated[
+    str | None, Parameter(help="Short for --train.minutes: wall time of the whole process.")
+]
+DEVICE = Annotated[str | None, Parameter(help="Short for --train.device: auto, cpu, cuda or mps.")]
+
 
 def run(started: float, arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line (None: this process's) and return the exit status."""
@@ -416,14 +445,12 @@ def bench_tokenizer(
 @app.command
 def train(
     *,
-    preset: str | None = None,
-    files: Annotated[
-        tuple[Path, ...], Parameter(name="--config", negative="", show_default=False)
-    ] = (),
-    data: Annotated[str | None, TEXT] = None,
+    preset: PRESET = None,
+    files: FILES = (),
+    data: DATA = None,
     out: Path | None = None,
-    minutes: str | None = None,
-    device: str | None = None,
+    minutes: MINUTES = None,
+    device: DEVICE = None,
     override: FLAG = False,
     again: FLAG = False,
     as_json: JSON = False,
@@ -435,19 +462,8 @@ def train(
 
     Parameters
     ----------
-    preset
-        Settings that come with minigpt: demo, shakespeare-cpu, shakespeare-char, gpt2-124m, mqa-512, 1b.
-    files
-        A TOML file with settings, run.toml of another run for instance; several times: later ones win.
-    data
-        Short for --data.source: a text file, a folder of them, - (standard input), a prepared folder, hf:OWNER/NAME,
-        or a corpus by name: python-docs, shakespeare, tinystories, fineweb-edu.
     out
         The run directory; default runs/ and the name of the preset or of the text.
-    minutes
-        Short for --train.minutes: wall time of the whole process.
-    device
-        Short for --train.device: auto, cpu, cuda or mps.
     override
         Go on with a run although its settings have changed.
     again
@@ -460,6 +476,36 @@ def train(
     place = _out(out, preset, data)
     result = train(settings, place, again=again, override=override, started=_started)
     _end(as_json, {"run": str(result)})
+
+
+@app.command
+def plan(
+    *,
+    preset: PRESET = None,
+    files: FILES = (),
+    data: DATA = None,
+    minutes: MINUTES = None,
+    device: DEVICE = None,
+    processes: int = 1,
+    as_json: JSON = False,
+    options: Annotated[Any, Parameter(name="*")] = NO_OPTIONS,
+) -> None:
+    """Say what a run with these settings will be, before anything starts: parameters, FLOPs, tokens, bytes, warnings.
+
+    Example: minigpt plan --preset gpt2-124m
+
+    Parameters
+    ----------
+    processes
+        How many share the sequences of each step.
+    """
+    short = {"data.source": data, "train.minutes": minutes, "train.device": device}
+    settings = _settings(preset, files, options, short)
+    from minigpt.plan import as_text, plan
+
+    facts = plan(settings, processes=processes)
+    _result(as_text(facts))
+    _end(as_json, facts)
 
 
 @app.command

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 
 from minigpt import config as settings
-from minigpt.config import DEFAULT_STEPS, ModelConfig, RunConfig, SampleConfig
+from minigpt.config import DEFAULT_STEPS, RunConfig, SampleConfig
 from minigpt.data.batches import Batches
 from minigpt.data.corpora import STANDARD_INPUT
 from minigpt.data.prepare import prepare
+from minigpt.data.shards import TokenSequence
 from minigpt.data.tokens import Tokens, find_prepared
 from minigpt.errors import UserError
 from minigpt.job import TrainingJob
 from minigpt.log import Log, results
 from minigpt.model.families import FAMILIES, family_of
-from minigpt.model.size import padded_vocab_size, parameter_count
+from minigpt.model.size import parameter_count, with_vocabulary
 from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import Runtime, start_runtime
 
@@ -138,7 +139,7 @@ def resolve(
     config: RunConfig, tokens: Tokens, runtime: Runtime, run: RunDir, log: Log, started: float
 ) -> RunConfig:
     """Return the settings with everything decided that depends on text, machine or clock."""
-    model = _model_for(config, tokens)
+    model = with_vocabulary(config.model, tokens.tokenizer.vocab_size)
     if len(tokens.val) < 2:
         raise UserError(f"the held-out part has {len(tokens.val)} tokens; use more text")
     if config.data.documents == "separate" and tokens.tokenizer.eos_id is None:
@@ -150,15 +151,8 @@ def resolve(
     train = dataclasses.replace(config.train, device=str(runtime.device), dtype=dtype)
     sample = _sample_for(config, tokens)
     config = dataclasses.replace(config, model=model, train=train, sample=sample)
-    steps = train.steps or DEFAULT_STEPS
-    if train.epochs and config.data.stream:
-        raise UserError(
-            "train.epochs cannot be told of a stream, whose length nobody knows; pass --train.steps or --minutes"
-        )
-    if train.epochs:
-        order = Batches(tokens.train, block_size=model.block_size, batch_size=train.batch_size)
-        steps = math.ceil(train.epochs * order.windows_per_epoch / train.batch_size)
-    elif train.minutes:
+    steps = steps_asked_for(config, tokens.train)
+    if steps is None:
         trial = TrainingJob(_of_length(config, 1), config, tokens, runtime, run, log)
         steps = steps_in(started + train.minutes * 60, trial)
     resolved = _of_length(config, steps)
@@ -170,14 +164,27 @@ def resolve(
     return resolved
 
 
-def _model_for(config: RunConfig, tokens: Tokens) -> ModelConfig:
-    ids = tokens.tokenizer.vocab_size
-    rows = config.model.vocab_size or padded_vocab_size(ids)
-    if rows < ids:
+def steps_asked_for(config: RunConfig, tokens: TokenSequence | None) -> int | None:
+    """Return the steps of a run; None where minutes were asked for, or epochs of a text that is not tokens yet.
+
+    Args:
+        config: the settings.
+        tokens: to train on, where they are at hand.
+
+    Raises:
+        UserError: epochs of a stream were asked for, or there are too few tokens for a window.
+    """
+    train = config.train
+    if train.epochs and config.data.stream:
         raise UserError(
-            f"model.vocab_size is {rows:,} but the tokenizer has {ids:,} ids; leave it out, or take {ids:,}"
+            "train.epochs cannot be told of a stream, whose length nobody knows; pass --train.steps or --minutes"
         )
-    return dataclasses.replace(config.model, vocab_size=rows).resolve()
+    if train.minutes or (train.epochs and tokens is None):
+        return None
+    if tokens is None or not train.epochs:
+        return train.steps or DEFAULT_STEPS
+    order = Batches(tokens, block_size=config.model.block_size, batch_size=train.batch_size)
+    return math.ceil(train.epochs * order.windows_per_epoch / train.batch_size)
 
 
 def _sample_for(config: RunConfig, tokens: Tokens) -> SampleConfig:

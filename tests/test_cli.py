@@ -13,7 +13,7 @@ import pytest
 from minigpt import cli, config
 from minigpt.config import presets, to_toml
 from minigpt.pretrain import train
-from minigpt.rundir import RunDir
+from minigpt.rundir import RunDir, load
 
 
 def call(*arguments: str) -> int:
@@ -264,7 +264,26 @@ BAD = [
         "--vs nanogpt is not known; peers: tokenizers, tiktoken",
     ),
     (["train", "--data.stream", "--data.tokenizer", "char"], "needs the whole text first"),
+    (["plan", "--model.n-embd", "130"], "n_embd = 130 is not divisible by model.n_head = 4"),
+    (["plan", "--processes", "3"], "wanted a divisor of train.batch_size = 32"),
+    (["plan", "--data", "shakspeare"], "did you mean 'shakespeare'"),
+    (["plan", "--preset", "shakespeare-cpu"], "pass --model.vocab-size, or a local copy"),
+    (["plan", "--data", "{short}", "--data.tokenizer", "none"], "there is no tokenizer at none"),
+    (["plan", "--out", "o"], "Unknown option: --out"),
 ]
+
+
+def test_plan_takes_the_settings_of_train_and_prints_text_and_json(trained, tmp_path, capsys):
+    run = RunDir(trained)
+    (tmp_path / "s.toml").write_text(to_toml(run.config))
+    assert call("plan", "--config", tmp_path / "s.toml", "--processes", 2, "--json") == 0
+    shown = capsys.readouterr()
+    text, facts = shown.out.splitlines()[:-1], json.loads(shown.out.splitlines()[-1])
+    assert facts["parameters"] == sum(p.numel() for p in load(trained)[0].parameters())
+    assert any(f"{facts['parameters']:,}" in line and "total" in line for line in text)
+    assert (facts["sequences_per_process_and_step"], facts["steps"]) == (2, 60)
+    assert call("plan", "--config", tmp_path / "s.toml", "--minutes", 3, "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["minutes"] == 3
 
 
 @pytest.mark.parametrize(
@@ -379,14 +398,15 @@ def test_bench_prints_a_table_and_rows(small_text, capsys):
 
 def test_every_verb_has_help_with_an_example(capsys):
     for verb in (
-        "demo", "train", "sample", "eval", "prepare", "tokenizer train", "tokenizer show", "bench tokenizer",
+        "demo", "train", "plan", "sample", "eval", "prepare", "tokenizer train", "tokenizer show", "bench tokenizer",
     ):  # fmt: skip
         assert call(*verb.split(), "--help") == 0
         assert f"Example: minigpt {verb}" in capsys.readouterr().out
 
 
-def test_the_help_lists_the_presets_there_are(capsys):
-    call("train", "--help")
+@pytest.mark.parametrize("verb", ["train", "plan"])
+def test_the_help_lists_the_presets_there_are(verb, capsys):
+    call(verb, "--help")
     words = capsys.readouterr().out.replace("│", " ").replace(",", " ").replace(".", " ").split()
     assert set(presets()) <= set(words)
 

@@ -2,7 +2,13 @@ import torch
 
 from minigpt.config import OptimConfig
 from minigpt.model.transformer import GPT
-from minigpt.optim.groups import make_optimizer, optimizer_tensors, restore_optimizer
+from minigpt.optim.groups import (
+    Group,
+    make_optimizer,
+    optimizer_tensors,
+    parameter_groups,
+    restore_optimizer,
+)
 
 from .conftest import tiny
 
@@ -14,6 +20,15 @@ def test_matrices_decay_and_vectors_do_not():
     assert {p.dim() for p in decayed["params"]} == {2}
     assert {p.dim() for p in kept["params"]} == {1}
     assert len(decayed["params"]) + len(kept["params"]) == len(list(model.parameters()))
+
+
+def test_groups_follow_from_names_and_shapes_alone():
+    shapes = {"table": (9, 4), "block.gain": (4,), "block.matrix": (4, 4), "bias": (9,)}
+    assert parameter_groups(shapes, OptimConfig(weight_decay=0.2)) == [
+        Group("adamw", 0.2, ("table", "block.matrix")),
+        Group("adamw", 0.0, ("block.gain", "bias")),
+    ]
+    assert parameter_groups({"bias": (9,)}, OptimConfig()) == [Group("adamw", 0.0, ("bias",))]
 
 
 def test_frozen_parameters_are_left_alone():

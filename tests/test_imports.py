@@ -95,7 +95,7 @@ def test_help_does_not_import_torch():
     )
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
-    for verb in ("demo", "train", "sample", "eval"):
+    for verb in ("demo", "train", "plan", "sample", "eval"):
         assert verb in done.stdout
 
 

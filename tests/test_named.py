@@ -14,7 +14,7 @@ import tiktoken.load
 
 from minigpt.errors import UserError
 from minigpt.files import cache_folder
-from minigpt.tokenizer import cutting, find_tokenizer, named
+from minigpt.tokenizer import cutting, find_tokenizer, named, vocabulary_size
 from minigpt.tokenizer.fast import BYTES_BY_NAME
 from minigpt.tokenizer.patterns import END_OF_TEXT
 
@@ -221,6 +221,16 @@ def test_a_folder_of_that_name_comes_first():
     write_small(cache_folder() / "tokenizers" / "gpt2")
     write_small(Path("gpt2"), merges=("a b",))
     assert find_tokenizer("gpt2").vocab_size == 258
+
+
+@pytest.mark.usefixtures("nobody")
+def test_how_many_ids_gpt2_has_is_known_without_it_unless_a_folder_of_that_name_says_otherwise():
+    assert vocabulary_size("gpt2") == 50_257
+    assert kept() == []
+    Path("gpt2").mkdir()
+    assert vocabulary_size("gpt2") == 50_257
+    write_small(Path("gpt2"), merges=("a b",))
+    assert vocabulary_size("gpt2") == 258
 
 
 @pytest.mark.usefixtures("nobody")

@@ -15,7 +15,7 @@ from .test_budget import CORE, PACKAGE, lines_of_code
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-VERBS = ("demo", "train", "sample", "eval", "prepare", "tokenizer", "bench")
+VERBS = ("demo", "train", "plan", "sample", "eval", "prepare", "tokenizer", "bench")
 COMMANDS = sorted(
     set(re.findall(rf"(?:\.venv/bin/|`)(minigpt (?:{'|'.join(VERBS)})[^`\n]*)", README))
 )
@@ -32,7 +32,7 @@ def test_every_command_is_one_that_the_program_takes(command):
         shlex.split(command)[1:], exit_on_error=False, print_error=False
     )
     options = bound.arguments.get("options")
-    if command.startswith("minigpt train"):
+    if command.startswith(("minigpt train", "minigpt plan")):
         short = {
             "data.source": bound.arguments.get("data"),
             "train.minutes": bound.arguments.get("minutes"),

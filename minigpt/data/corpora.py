@@ -73,11 +73,9 @@ def open_source(name: str, reading: Reading | None = None, *, together: bool = F
         if known is None:
             shown, file = f"python-docs (Python {platform.python_version()})", python_docs()
             return FileSource(shown, [[file]], Reading(errors=reading.errors))
-        kept = cache_folder() / "corpora" / f"{name}.txt"
         instead = f"pass a local copy of the file instead of the name {name}"
-        return FileSource(
-            name, [[download(known.url, kept, sha256=known.sha256, instead=instead)]], reading
-        )
+        file = download(known.url, _kept(name), sha256=known.sha256, instead=instead)
+        return FileSource(name, [[file]], reading)
     if name.startswith(HUB):
         return open_hub(name, reading, together=together)
     path = place_of(name)
@@ -87,7 +85,34 @@ def open_source(name: str, reading: Reading | None = None, *, together: bool = F
         return _folder(path, reading, together)
     if path is not None and path.is_file():
         return FileSource(name, [[path]], reading)
-    raise UserError(
+    raise _nothing_at(name)
+
+
+def check_name(name: str) -> None:
+    """Refuse the name of a source that cannot be one; nothing is opened.
+
+    Raises:
+        UserError: as `open_source`.
+    """
+    known = name == STANDARD_INPUT or name in NAMED or name.startswith(HUB)
+    if not known and place_of(name) is None:
+        raise _nothing_at(name)
+
+
+def is_elsewhere(name: str) -> bool:
+    """Return whether reading the source of this name takes a network, or uses up standard input."""
+    if name == STANDARD_INPUT or name.startswith(HUB):
+        return True
+    known = NAMED.get(name) if place_of(name) is None else None
+    return isinstance(known, str) or (isinstance(known, Download) and not _kept(name).is_file())
+
+
+def _kept(name: str) -> Path:
+    return cache_folder() / "corpora" / f"{name}.txt"
+
+
+def _nothing_at(name: str) -> UserError:
+    return UserError(
         f"there is no text at {name!r}{did_you_mean(name, NAMED)}; pass a text file, .jsonl, .csv or .parquet, a "
         f"folder, - for standard input, hf:OWNER/NAME, or one of {', '.join(NAMED)}"
     )

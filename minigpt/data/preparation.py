@@ -82,7 +82,7 @@ class Preparation:
             self.source,
             split.from_json(self.plan["split"])[0],
             self.tokenizer,
-            limits=_limits(self.config),
+            limits=limits_of(self.config),
             workers=self.workers,
             shard_tokens=self.plan["shard_tokens"],
             report=report,
@@ -156,7 +156,7 @@ def begin(
     shard_tokens: int = SHARD_TOKENS,
 ) -> Preparation:
     """Return a preparation that is planned and has its tokenizer; arguments as `prepare`."""
-    source = open_source(config.source, _reading(config), together=any(_limits(config)))
+    source = open_source(config.source, reading_of(config), together=any(limits_of(config)))
     with ExitStack() as stack:
         stack.callback(source.discard)
         for note in source.notes:
@@ -195,7 +195,7 @@ def _begun(
         return Preparation(folder, config, source, given, {}, workers, True, held)
     plan = _read_plan(folder, fingerprint, shard_tokens)
     if plan is None:
-        limits = _limits(config)
+        limits = limits_of(config)
         rule, places, size = split.survey(source, config.val_fraction, documents, limits)
         plan = {
             "fingerprint": fingerprint,
@@ -216,15 +216,17 @@ def go_on(folder: Path, workers: int = 1) -> Preparation:
     """Return the preparation in a folder that another process has begun."""
     plan = read_json(folder / PLAN)
     config = DataConfig(**plan["config"])
-    source = reopen(plan["source"], _reading(config))
+    source = reopen(plan["source"], reading_of(config))
     return Preparation(folder, config, source, Tokenizer.load(folder), plan, workers)
 
 
-def _reading(config: DataConfig) -> Reading:
+def reading_of(config: DataConfig) -> Reading:
+    """Return how the files of a source are read."""
     return Reading(field=config.field, errors=config.errors)
 
 
-def _limits(config: DataConfig) -> tuple[int, int]:
+def limits_of(config: DataConfig) -> tuple[int, int]:
+    """Return the documents and bytes of text that are read at most; 0: all."""
     return config.limit_documents, config.limit_bytes
 
 
@@ -335,7 +337,7 @@ def _learnt(work: Preparation, say: Say) -> Tokenizer:
 def _placed(work: Preparation) -> Iterator[tuple[split.Place, Piece]]:
     """Yield each piece of the text with the place where it begins."""
     for part, place in enumerate(work.places):
-        for piece in split.limited(work.source.read(part), place, *_limits(work.config)):
+        for piece in split.limited(work.source.read(part), place, *limits_of(work.config)):
             yield place, piece
             place = split.after(place, piece)
 

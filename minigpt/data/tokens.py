@@ -39,6 +39,16 @@ class Tokens:
 
 def open_ready(config: DataConfig) -> Tokens | None:
     """Return the tokens of a source that is tokens already: a prepared folder, or files of another program."""
+    prepared = open_folder(config)
+    return open_files(config) if prepared is None else prepared
+
+
+def open_folder(config: DataConfig) -> Tokens | None:
+    """Return the tokens of a source that is a folder which `prepare` wrote, or None where it is something else.
+
+    Raises:
+        UserError: it is not whole, or was prepared with another tokenizer than the settings name.
+    """
     folder = place_of(config.source)
     if folder is None:
         return None
@@ -55,14 +65,30 @@ def open_ready(config: DataConfig) -> Tokens | None:
         raise UserError(
             f"{folder} is not whole; run the same `minigpt prepare` again, and it goes on from where it was"
         )
-    files = foreign_files(folder)
-    if not files:
-        return None
-    if config.tokenizer in ("bpe", "char"):
+    return None
+
+
+def find_files(config: DataConfig) -> list[Path]:
+    """Return the files of token ids that a source is, made by another program; none where it is something else.
+
+    Raises:
+        UserError: the settings do not name the tokenizer that made them.
+    """
+    place = place_of(config.source)
+    files = [] if place is None else foreign_files(place)
+    if files and config.tokenizer in ("bpe", "char"):
         raise UserError(
             f"{config.source} holds token ids, so it takes the tokenizer that made them; pass --data.tokenizer gpt2, "
             "or the path of a tokenizer.json"
         )
+    return files
+
+
+def open_files(config: DataConfig) -> Tokens | None:
+    """Return the tokens in files of another program, or None where the source is something else."""
+    files = find_files(config)
+    if not files:
+        return None
     tokenizer = find_tokenizer(config.tokenizer)
     found = open_foreign(
         files,

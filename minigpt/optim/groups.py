@@ -1,20 +1,50 @@
 """A model in, its optimiser out; and the optimiser's state under the names of the parameters."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from minigpt.config import OptimConfig
 
 
+@dataclass(frozen=True)
+class Group:
+    """Parameters that are updated by one rule.
+
+    Attributes:
+        optimizer: the name of the rule.
+        weight_decay: the share of the learning rate by which they shrink in a step.
+        names: of the parameters, in the order of the model.
+    """
+
+    optimizer: str
+    weight_decay: float
+    names: tuple[str, ...]
+
+
+def parameter_groups(shapes: Mapping[str, Sequence[int]], config: OptimConfig) -> list[Group]:
+    """Return who updates what: matrices decay, gains and biases do not.
+
+    Args:
+        shapes: of the parameters to train, by name.
+        config: the settings.
+    """
+    matrices = tuple(name for name, shape in shapes.items() if len(shape) >= 2)
+    vectors = tuple(name for name, shape in shapes.items() if len(shape) < 2)
+    groups = [Group("adamw", config.weight_decay, matrices), Group("adamw", 0.0, vectors)]
+    return [group for group in groups if group.names]
+
+
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Return fused AdamW (Loshchilov and Hutter, 2019); matrices decay, gains and biases do not."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+    """Return fused AdamW (Loshchilov and Hutter, 2019) over the groups of the parameters that require a gradient."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [trained[name] for name in group.names], "weight_decay": group.weight_decay}
+        for group in parameter_groups({name: p.shape for name, p in trained.items()}, config)
     ]
-    betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW([g for g in groups if g["params"]], config.lr, betas, fused=True)
+    return torch.optim.AdamW(groups, config.lr, (config.beta1, config.beta2), fused=True)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from minigpt.tokenizer.fast import Tokenizer, pre_tokenizer
 from minigpt.tokenizer.patterns import END_OF_TEXT
 
 NAMED = ("gpt2",)
+GPT2_IDS = 50_257  # 256 bytes, 50,000 merges, end of text
 # As published with GPT-2 (Radford et al., 2019): {file: SHA-256}.
 _ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
 _GPT2 = {
@@ -45,6 +46,18 @@ def find_tokenizer(name: str) -> Tokenizer:
             "tokenizer.json, or a folder that holds one"
         )
     return Tokenizer.load(path)
+
+
+def vocabulary_size(name: str) -> int:
+    """Return the ids of `find_tokenizer(name)`; those of GPT-2's own are known without fetching it.
+
+    Raises:
+        UserError: as `find_tokenizer`.
+    """
+    path = place_of(name)
+    if name == "gpt2" and (path is None or not _files_of_gpt2(path)):
+        return GPT2_IDS
+    return find_tokenizer(name).vocab_size
 
 
 def _files_of_gpt2(folder: Path) -> tuple[Path, Path] | None:

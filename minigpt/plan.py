@@ -1,0 +1,379 @@
+"""Settings in, what a run of them will be out, before anything starts: parameters, FLOPs, tokens, bytes, warnings.
+
+Only shapes are built, no weights. A text is read where its characters are the vocabulary, and never tokenised.
+"""
+
+import math
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from minigpt import config as settings
+from minigpt.config import ModelConfig, RunConfig, TrainConfig
+from minigpt.data.corpora import check_name
+from minigpt.data.shards import TokenSequence
+from minigpt.data.tokens import find_files, open_folder
+from minigpt.data.vocabulary import expected_ids
+from minigpt.errors import UserError
+from minigpt.model.families import FAMILIES, family_of
+from minigpt.model.size import (
+    MULTIPLE,
+    PADDED_FROM,
+    block_parameters,
+    cache_bytes_per_token,
+    forward_flops_per_token,
+    outer_parameters,
+    parameter_count,
+    parameter_shapes,
+    training_flops_per_token,
+    with_vocabulary,
+)
+from minigpt.optim.groups import parameter_groups
+from minigpt.pretrain import steps_asked_for
+from minigpt.runtime import pick_device
+
+BYTES = {"fp32": 4, "bf16": 2}  # of a number
+HEAD_MULTIPLE = (
+    8  # channels; fused attention on GPUs pads other heads, or leaves them to a slower kernel
+)
+BEST_TOKENS_PER_PARAMETER = (
+    20  # of a model that is to be as good as its FLOPs allow: Hoffmann et al. (2022)
+)
+
+# Measured on two cores of an Intel Xeon, at steps of 0.007 to 37 GFLOP: docs/experiments.md.
+COMPILE_SECONDS = 40.0  # the training step 15, the evaluation at its two sizes of batch 25
+SAVED_SECONDS_PER_MICRO_BATCH = 1e-3
+SAVED_SECONDS_PER_FLOP = 1.4e-12
+SAVED_SHARE = 0.2  # of the time of a step, at least; of the smallest a third
+
+WIDTH = 80  # columns of the text
+TOGETHER = "\N{NO-BREAK SPACE}"  # no line ends here
+
+
+# ----------------------------------------------------------------------------------------------------------- facts
+
+
+def plan(config: RunConfig, *, processes: int = 1) -> dict[str, Any]:
+    """Return what a run with these settings will be; JSON can hold it, and units stand in its keys.
+
+    Args:
+        config: the settings.
+        processes: that share the sequences of each step.
+
+    Raises:
+        UserError: the settings contradict themselves, `processes` does not divide the batch, or the number of ids
+            cannot be known from here.
+    """
+    settings.check(config)
+    check_name(config.data.source)
+    ready = open_folder(config.data)
+    ids = ready.tokenizer.vocab_size if ready else _ids(config)
+    shape = config.model.resolve() if ids is None else with_vocabulary(config.model, ids)
+    facts = {
+        "architecture": FAMILIES[family_of(shape)].architecture,
+        "layers": shape.n_layer,
+        "heads": shape.n_head,
+        "key_value_heads": shape.n_kv_head,
+        "head_channels": shape.head_dim,
+        "channels": shape.n_embd,
+        "mlp_channels": shape.mlp_hidden,
+        "context_tokens": shape.block_size,
+        "vocabulary_ids": ids,
+        "vocabulary_rows": shape.vocab_size,
+        "vocabulary_from": config.data.source if ready else _origin(config, ids),
+        "parameters": parameter_count(shape),
+        "outer_parameters": outer_parameters(shape),
+        "block_parameters": block_parameters(shape),
+        "groups": _groups(shape, config),
+        **_run(shape, config, processes, ready.train if ready else None),
+        **_bytes(shape),
+    }
+    return facts | {"warnings": list(_warnings(shape, config.train, facts))}
+
+
+def _ids(config: RunConfig) -> int | None:
+    """Return how many ids the tokenizer will have; None where `model.vocab_size` makes it needless to find out."""
+    find_files(config.data)
+    if config.model.vocab_size and config.data.tokenizer in ("bpe", "char"):
+        return None
+    return expected_ids(config.data)
+
+
+def _origin(config: RunConfig, ids: int | None) -> str:
+    if ids is None:
+        return "model.vocab_size"
+    known = {"bpe": "data.vocab_size", "char": f"the characters of {config.data.source}"}
+    return known.get(config.data.tokenizer, f"the tokenizer {config.data.tokenizer}")
+
+
+def _groups(shape: ModelConfig, config: RunConfig) -> list[dict[str, Any]]:
+    """Return what the optimiser does with which parameters, those of the same kind in all blocks together."""
+    shapes = parameter_shapes(shape)
+    return [
+        {
+            "optimizer": group.optimizer,
+            "weight_decay": group.weight_decay,
+            "tensors": len(group.names),
+            "parameters": sum(math.prod(shapes[name]) for name in group.names),
+            "tensors_by_kind": dict(Counter(_kind(name) for name in group.names)),
+        }
+        for group in parameter_groups(shapes, config.optim)
+    ]
+
+
+def _kind(name: str) -> str:
+    """Return the name of a parameter without the number of its block.
+
+    >>> _kind("blocks.11.attention.query.weight")
+    'blocks.*.attention.query.weight'
+    """
+    return re.sub(r"^blocks\.\d+\.", "blocks.*.", name)
+
+
+def _run(
+    shape: ModelConfig, config: RunConfig, processes: int, tokens: TokenSequence | None
+) -> dict[str, Any]:
+    """Return what is done in a step and in the whole run; None where the length shows only when it begins."""
+    train = config.train
+    share = _share(train.batch_size, processes)
+    steps = steps_asked_for(config, tokens)
+    flops, parameters = training_flops_per_token(shape), parameter_count(shape)
+    per_step = train.batch_size * shape.block_size
+    total = None if steps is None else steps * per_step
+    return {
+        "forward_flops_per_token": forward_flops_per_token(shape),
+        "training_flops_per_token": flops,
+        "training_flops_per_step": flops * per_step,
+        "training_flops": None if total is None else flops * total,
+        "processes": processes,
+        "sequences_per_step": train.batch_size,
+        "sequences_per_process_and_step": share,
+        "sequences_per_micro_batch": min(train.micro_batch_size or share, share),
+        "tokens_per_step": per_step,
+        "steps": steps,
+        "minutes": train.minutes or None,
+        "epochs": train.epochs or None,
+        "tokens": total,
+        "tokens_per_parameter": None if total is None else total / parameters,
+        "first_loss_nats_per_token": math.log(shape.vocab_size),
+    }
+
+
+def _share(batch_size: int, processes: int) -> int:
+    """Return the sequences of each process in a step."""
+    if processes < 1 or batch_size % processes:
+        raise UserError(
+            f"--processes is {processes}; wanted a divisor of train.batch_size = {batch_size}, for each process takes "
+            "as many sequences as any other"
+        )
+    return batch_size // processes
+
+
+def _bytes(shape: ModelConfig) -> dict[str, int]:
+    facts = {}
+    for name, size in BYTES.items():
+        per_token = cache_bytes_per_token(shape, size)
+        facts[f"weights_bytes_{name}"] = parameter_count(shape) * size
+        facts[f"cache_bytes_per_token_{name}"] = per_token
+        facts[f"cache_bytes_{name}"] = per_token * shape.block_size
+    return facts
+
+
+# -------------------------------------------------------------------------------------------------------- warnings
+
+
+def _warnings(shape: ModelConfig, train: TrainConfig, facts: dict[str, Any]) -> Iterator[str]:
+    """Yield what works but costs speed, one sentence each."""
+    sides = {
+        "model.n_embd": shape.n_embd,
+        "model.n_head x model.head_dim": shape.n_head * shape.head_dim,
+        "model.mlp_hidden": shape.mlp_hidden,
+    }
+    seen: set[int] = set()  # mostly the heads share out n_embd: said once
+    for name, side in sides.items():
+        if side % MULTIPLE and side not in seen:
+            yield (
+                f"{name} is {side:,}, no multiple of {MULTIPLE}, which matrix units work in; the nearest: "
+                f"{_nearest(side, MULTIPLE)}"
+            )
+        seen.add(side)
+    if shape.vocab_size >= PADDED_FROM and shape.vocab_size % MULTIPLE:
+        yield (
+            f"model.vocab_size is {shape.vocab_size:,}, no multiple of {MULTIPLE}, which matrix units work in; the "
+            f"nearest: {_nearest(shape.vocab_size, MULTIPLE)}; left out, it is rounded up"
+        )
+    if shape.head_dim % HEAD_MULTIPLE:
+        yield (
+            f"a head has {shape.head_dim} channels, no multiple of {HEAD_MULTIPLE}, which fused attention on GPUs "
+            f"works in; the nearest: {_nearest(shape.head_dim, HEAD_MULTIPLE)}"
+        )
+    if train.compile and _is_on_cpu(train.device):
+        yield from _compiling(train, facts)
+
+
+def _nearest(number: int, multiple: int) -> str:
+    """Return the multiples on both sides of a number that is none.
+
+    >>> _nearest(100, 64), _nearest(10, 64)
+    ('64 and 128', '64')
+    """
+    below = number // multiple * multiple
+    return f"{below:,} and {below + multiple:,}" if below else f"{multiple:,}"
+
+
+def _is_on_cpu(device: str) -> bool:
+    """Return whether a run on this device, or on the one that auto means here, is on a CPU."""
+    return device.startswith("cpu") or (device == "auto" and pick_device(device).type == "cpu")
+
+
+def _compiling(train: TrainConfig, facts: dict[str, Any]) -> Iterator[str]:
+    """Yield why compiling takes longer than it saves in so short a run on a CPU, if it does."""
+    flops = facts["training_flops_per_step"] / facts["processes"]
+    micro_batches = math.ceil(
+        facts["sequences_per_process_and_step"] / facts["sequences_per_micro_batch"]
+    )
+    saved = micro_batches * SAVED_SECONDS_PER_MICRO_BATCH + flops * SAVED_SECONDS_PER_FLOP
+    pays_from = math.ceil(COMPILE_SECONDS / saved)
+    step = _with_prefix(facts["training_flops_per_step"])
+    if facts["steps"] is not None and facts["steps"] < pays_from:
+        yield (
+            f"train.compile takes about {COMPILE_SECONDS:.0f} s, once, and saves about {saved * 1e3:,.0f} ms of each "
+            f"step of {step} (measured on two CPU cores): it pays from about {pays_from:,} steps on, and this run has "
+            f"{facts['steps']:,}"
+        )
+    seconds = COMPILE_SECONDS / SAVED_SHARE
+    if 0 < train.minutes * 60 < seconds:
+        yield (
+            f"train.compile takes about {COMPILE_SECONDS:.0f} s, once, and saves about a fifth of each step "
+            f"(measured on two CPU cores): it pays from {seconds:.0f} s on, and this run has {train.minutes * 60:.0f} s"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------ text
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """Return what `plan` returned as lines of up to 80 columns."""
+    sections = (
+        _model_lines, _parameter_lines, _group_lines, _flops_lines, _length_lines, _bytes_lines, _warning_lines,
+    )  # fmt: skip
+    return "\n\n".join("\n".join(lines) for make in sections if (lines := list(make(facts))))
+
+
+def _row(name: str, amount: float | str, note: str = "") -> str:
+    shown = amount if isinstance(amount, str) else f"{amount:,}"
+    return f"  {name:<24}{shown:>18}   {note}".rstrip()
+
+
+def _wrapped(first: str, text: str, indent: int) -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent=first, subsequent_indent=" " * indent,
+        break_on_hyphens=False, break_long_words=False,
+    )  # fmt: skip
+
+
+def _model_lines(facts: dict[str, Any]) -> Iterator[str]:
+    heads = f"{facts['heads']} heads"
+    if facts["key_value_heads"] != facts["heads"]:
+        heads += f" over {facts['key_value_heads']} for keys and values"
+    yield _wrapped(
+        "model       ",
+        f"{facts['architecture']}: {facts['layers']} layers, {heads}, {facts['head_channels']} channels each, "
+        f"{facts['channels']:,} channels, {facts['mlp_channels']:,} in the MLP, context {facts['context_tokens']:,}",
+        12,
+    )
+    ids = "" if facts["vocabulary_ids"] is None else f"{facts['vocabulary_ids']:,} ids in "
+    rows = f"{ids}{facts['vocabulary_rows']:,} rows, from {facts['vocabulary_from']}"
+    yield _wrapped("vocabulary  ", rows, 12)
+
+
+def _parameter_lines(facts: dict[str, Any]) -> Iterator[str]:
+    outer, block, layers = facts["outer_parameters"], facts["block_parameters"], facts["layers"]
+    yield "parameters"
+    yield _row("token table", outer["token_table"])
+    yield _row("position table", outer["position_table"])
+    yield _row("head", outer["head"], "" if outer["head"] else "shares the token table")
+    yield _row(f"blocks ({layers})", layers * sum(block.values()), f"{sum(block.values()):,} each")
+    for name, title in (("attention", "attention"), ("mlp", "MLP"), ("norms", "norms")):
+        yield _row(f"  {title}", layers * block[name], f"{block[name]:,} each")
+    yield _row("final norm", outer["final_norm"])
+    yield _row("total", facts["parameters"])
+
+
+def _group_lines(facts: dict[str, Any]) -> Iterator[str]:
+    yield "who updates them"
+    titles = {"adamw": "AdamW"}
+    for group in facts["groups"]:
+        decay = f"decay {group['weight_decay']:g}" if group["weight_decay"] else "no decay"
+        title = f"{titles[group['optimizer']]}, {decay}"
+        yield _row(title, group["parameters"], f"in {group['tensors']:,} tensors")
+        kinds = group["tensors_by_kind"].items()
+        listed = (
+            k.removeprefix("blocks.*.") + (f"{TOGETHER}x{n}" if n > 1 else "") for k, n in kinds
+        )
+        yield _wrapped("    ", ", ".join(listed), 4).replace(TOGETHER, " ")
+
+
+def _flops_lines(facts: dict[str, Any]) -> Iterator[str]:
+    yield "FLOPs (a multiply-add is 2; attention as over the whole context, mask or not)"
+    yield _row("forward, a token", facts["forward_flops_per_token"])
+    yield _row("training, a token", facts["training_flops_per_token"], "6 N + 12 L H D T (*)")
+    yield _row("training, a step", _with_prefix(facts["training_flops_per_step"]))
+    if facts["training_flops"] is not None:
+        yield _row("training, the run", _with_prefix(facts["training_flops"]))
+    yield "  (*) Chowdhery et al. (2022), appendix B; N: the weights that are multiplied"
+
+
+def _with_prefix(flops: int) -> str:
+    """Return operations in the unit that leaves one to three digits before the point.
+
+    >>> _with_prefix(448_000_000_000_000)
+    '448.0 TFLOP'
+    """
+    power = min(7, max(0, (len(str(flops)) - 1) // 3))
+    return f"{flops / 1000**power:,.1f} {['', 'k', 'M', 'G', 'T', 'P', 'E', 'Z'][power]}FLOP"
+
+
+def _length_lines(facts: dict[str, Any]) -> Iterator[str]:
+    yield "length"
+    sequences = facts["sequences_per_step"]
+    yield _row(
+        "tokens in a step", facts["tokens_per_step"], f"{sequences:,} x {facts['context_tokens']:,}"
+    )
+    share, micro = facts["sequences_per_process_and_step"], facts["sequences_per_micro_batch"]
+    if facts["processes"] > 1:
+        yield _row(f"each of {facts['processes']:,} processes", share, "sequences of them")
+    if micro < share:
+        yield _row("at once", micro, "sequences: a micro-batch")
+    if facts["steps"] is None:
+        wanted = "min" if facts["minutes"] else "epochs"
+        yield _row("steps", "not known yet", f"{facts['minutes'] or facts['epochs']:g} {wanted}")
+    else:
+        yield _row("steps", facts["steps"])
+        yield _row("tokens", facts["tokens"])
+        best = f"{BEST_TOKENS_PER_PARAMETER}: Hoffmann et al. (2022)"
+        yield _row("tokens per parameter", f"{facts['tokens_per_parameter']:,.1f}", best)
+    rows = f"ln {facts['vocabulary_rows']:,}, knowing nothing"
+    yield _row("first loss", f"{facts['first_loss_nats_per_token']:.2f}", rows)
+    if facts["minutes"]:
+        yield "  A run of so many minutes times a few steps when it begins."
+    elif facts["steps"] is None:
+        yield "  Epochs are counted in tokens: minigpt prepare makes the folder to plan with."
+
+
+def _bytes_lines(facts: dict[str, Any]) -> Iterator[str]:
+    yield f"{'bytes':<26}{'fp32':>18}{'bf16':>18}"
+    rows = {
+        "weights": "weights_bytes",
+        "cache, a token": "cache_bytes_per_token",
+        "cache, whole context": "cache_bytes",
+    }
+    for title, key in rows.items():
+        yield f"  {title:<24}{facts[f'{key}_fp32']:>18,}{facts[f'{key}_bf16']:>18,}"
+
+
+def _warning_lines(facts: dict[str, Any]) -> Iterator[str]:
+    for sentence in facts["warnings"]:
+        yield _wrapped("warning: ", sentence, 9)
