@@ -19,7 +19,7 @@ from minigpt.files import flush, read_json, replace_text
 from minigpt.interop.causal import CausalLM
 from minigpt.interop.loading import Run, load, load_both
 from minigpt.interop.pth import read_checkpoint, write_pth
-from minigpt.model.families import FAMILIES, family_of, fill, write_model
+from minigpt.model.families import FAMILIES, build, family_of, write_model
 from minigpt.model.transformer import GPT
 from minigpt.model.weights import Tensors
 from minigpt.tokenizer import Tokenizer
@@ -253,7 +253,7 @@ def _read(
         model, found = load(path)
     elif to == "pth":
         read = read_checkpoint(path)
-        model, found = fill(GPT(read.config), read.tensors, path.name).eval(), None
+        model, found = build(GPT, read.config, read.tensors, path.name), None
     else:
         return _read_gguf(path, config, tokenizer)
     if found is None or tokenizer is None:
@@ -275,7 +275,7 @@ def _read_gguf(path: Path, config: ModelConfig, tokenizer: Tokenizer | None) -> 
             "the tokenizer that was written is not the one of the model; nothing is kept"
         )
     shape, tensors = read_gguf(path)
-    return fill(GPT(shape), tensors, path.name).eval(), tokenizer.vocab_size
+    return build(GPT, shape, tensors, path.name), tokenizer.vocab_size
 
 
 def _rounded(state: Mapping[str, Tensor], dtype: torch.dtype) -> Tensors:

@@ -13,7 +13,7 @@ from minigpt.errors import UserError, first_line
 from minigpt.files import cache_folder, read_json
 from minigpt.interop.causal import CausalLM, load_causal
 from minigpt.interop.pth import ENDINGS, read_checkpoint
-from minigpt.model.families import FAMILIES, fill
+from minigpt.model.families import FAMILIES, build
 from minigpt.model.transformer import GPT
 from minigpt.tokenizer import Tokenizer, char_tokenizer, find_tokenizer
 
@@ -61,7 +61,7 @@ def load(
     name = run.name if isinstance(run, Path) else "the checkpoint"
     for note in found.notes:
         _log.warning("%s: %s", name, note)
-    model = fill(GPT(found.config), found.tensors, name).eval()
+    model = build(GPT, found.config, found.tensors, name)
     tokenizer = tokenizer or (_tokenizer_in(run.parent) if isinstance(run, Path) else None)
     if tokenizer is None and model.config.vocab_size in _GPT2_ROWS:
         tokenizer = find_tokenizer("gpt2")

@@ -16,6 +16,7 @@ from torch import nn
 from minigpt.config import ModelConfig, from_dict
 from minigpt.errors import UserError
 from minigpt.files import read_json, replace_json
+from minigpt.model.undrawn import Undrawn
 from minigpt.model.weights import MAX_SHARD_BYTES, Tensors, read_weights, write_weights
 from minigpt.tokenizer import Tokenizer
 
@@ -473,6 +474,15 @@ def read_model(folder: Path) -> tuple[ModelConfig, Tensors]:
         return from_hugging_face(settings, read_weights(folder))
     except UserError as error:
         raise UserError(f"{folder} cannot be loaded: {error}") from None
+
+
+def build(
+    made: Callable[[ModelConfig], Model], config: ModelConfig, tensors: Tensors, where: str
+) -> Model:
+    """Return the model of a shape with these tensors, in eval mode; errors as `fill`."""
+    with Undrawn():
+        model = made(config)
+    return fill(model, tensors, where).eval()
 
 
 def fill(model: Model, tensors: Tensors, where: str) -> Model:

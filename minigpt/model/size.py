@@ -1,15 +1,13 @@
 """A shape in, its size out: vocabulary rows, parameters, floating-point operations, bytes of the cache."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from minigpt.config import ModelConfig
 from minigpt.errors import UserError
 from minigpt.model.transformer import GPT
+from minigpt.model.undrawn import Undrawn
 
 PADDED_FROM = 4096  # below, padding would be a visible share of a small model for no gain in speed
 MULTIPLE = 64  # of which matrix units like their sides to be
@@ -84,23 +82,12 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every trained parameter by name, a tied head once, from a model that takes no memory."""
     # Arithmetic on the meta device imports torch's compiler, which takes more than a second. So nothing is drawn, and
     # rotary tables, which are no parameters, give way to learned positions.
-    with torch.device("meta"), _Undrawn():
+    with torch.device("meta"), Undrawn():
         made = GPT(dataclasses.replace(config, position="learned"))
     shapes = {name: tuple(p.shape) for name, p in made.named_parameters()}
     if config.position == "rope":
         del shapes["position_embedding.weight"]
     return shapes
-
-
-class _Undrawn(TorchFunctionMode):
-    """Leaves first weights undrawn."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return None
-        return func(*args, **(kwargs or {}))
 
 
 # ----------------------------------------------------------------------------------------- operations and the cache

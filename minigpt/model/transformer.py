@@ -119,7 +119,7 @@ class GPT(nn.Module):
             UserError: not such a directory, a setting that this model does not have, or damaged tensors.
         """
         config, tensors = families.read_model(Path(folder))
-        return families.fill(cls(config), tensors, str(folder)).eval()
+        return families.build(cls, config, tensors, str(folder))
 
     def _initialise(self) -> None:
         """Draw the first weights: each part passes on what is as large as what it gets, but adds little of it yet."""
