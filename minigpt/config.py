@@ -406,6 +406,21 @@ def convert(value: Any, wanted: Any) -> Any:
     return value
 
 
+def convert_all(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of one section as the types they have; whether they fit together is not asked yet.
+
+    Raises:
+        UserError: one of them is something else.
+    """
+    wanted, converted = _field_types(SECTIONS[section]), {}
+    for name, value in values.items():
+        try:
+            converted[name] = convert(value, wanted[name])
+        except ValueError as error:
+            raise UserError(f"{section}.{name} {error}") from None
+    return converted
+
+
 def check(config: Any, section: str | None = None) -> None:
     """Refuse a configuration (or one section of it) that was built in Python and cannot work.
 

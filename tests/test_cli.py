@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from minigpt import cli, config
+from minigpt.cli.settings import out_of
 from minigpt.config import presets, to_toml
 from minigpt.pretrain import train
 from minigpt.rundir import RunDir, load
@@ -198,7 +199,7 @@ BAD = [
     (["train", "--minutes", "-1"], "train.minutes is -1.0; wanted at least 0"),
     (["train", "--data", "{short}", "--data.tokenizer", "char"], "one window needs"),
     (["train", "--out", "{short}"], "is a file"),
-    (["sample", "none"], "there is no run at none"),
+    (["sample", "none"], "there is no model at none"),
     (["sample", "{cut}"], "model.safetensors is cut short or damaged"),
     (["sample", "{misfit}"], "ids but the model was built for"),
     (["sample", "{run}", "--prompt", "€"], "does not know '€' (U+20AC)"),
@@ -206,7 +207,7 @@ BAD = [
         ["sample", "{run}", "--top-p", "2"],
         "sample.top_p is 2.0; wanted at least 0.0 and at most 1.0",
     ),
-    (["eval", "{binary}"], "there is no run at"),
+    (["eval", "{binary}"], "there is no model at"),
     (["eval", "{run}", "--data", "none.txt"], "there is no text at"),
     (["demo", "--minutes", "soon"], "train.minutes is 'soon'; wanted a number"),
     (["trian"], "trian"),
@@ -270,6 +271,20 @@ BAD = [
     (["plan", "--preset", "shakespeare-cpu"], "pass --model.vocab-size, or a local copy"),
     (["plan", "--data", "{short}", "--data.tokenizer", "none"], "there is no tokenizer at none"),
     (["plan", "--out", "o"], "Unknown option: --out"),
+    (["export", "{run}", "--to", "gguf", "--out", "{cut}"], "is a folder; the name of a file was wanted"),
+    (["export", "{run}", "--to", "hf", "--out", "{short}"], "is a file; a folder was wanted"),
+    (["export", "{run}", "--to", "hf", "--out", "{cut}"], "is not empty; choose another"),
+    (["export", "{run}", "--to", "hf", "--out", ""], "--out is empty"),
+    (["export", "{run}", "--to", "hf", "--out", "o", "--quantize", "q8_0"], "q8_0 is a form of GGUF"),
+    (["export", "{run}", "--to", "onnx", "--out", "o"], "onnx"),
+    (["export", "none", "--to", "pth", "--out", "o"], "there is no model at none"),
+    (["import", "{binary}", "--out", "o"], "there is no model at"),
+    (["import", "hf:nobody/nothing", "--out", "o"], "hf:nobody/nothing cannot be fetched"),
+    (["import", "{run}", "--out", "o", "--model.n-head", "2"], "says its shape in its config.json"),
+    (["import", "{run}", "--out", "o", "--model.n-head", "two"], "model.n_head is 'two'; wanted"),
+    (["import", "{run}", "--out", "o", "--tokenizer", "none"], "there is no tokenizer at none"),
+    (["sample", "{weights}"], "weights.pth comes without a tokenizer"),
+    (["eval", "{evil}"], "asks for posix.system when it is opened"),
 ]
 
 
@@ -297,6 +312,11 @@ def test_bad_input_is_one_sentence_and_exit_2(
         name: tmp_path / name
         for name in ("empty", "binary", "short", "unknown", "cut", "misfit", "latin")
     }
+    (tmp_path / "files").mkdir()
+    places |= {name: tmp_path / "files" / f"{name}.pth" for name in ("weights", "evil")}
+    model = load(trained)[0]
+    write_pth(places["weights"], model.config, model.state_dict())
+    torch.save({"a": RunsByName(tmp_path / "ran")}, places["evil"])
     places["latin"].write_bytes(b"caf\xe9")
     places["empty"].write_bytes(b"")
     places["binary"].write_bytes(b"\x7fELF\0\0\0")
@@ -419,7 +439,7 @@ def test_where_a_run_goes_by_itself():
         (None, None, "-"),
         ("o", "demo", "a"),
     ]
-    found = [str(cli._out(place[0] and Path(place[0]), *place[1:])) for place in places]
+    found = [str(out_of(place[0] and Path(place[0]), *place[1:])) for place in places]
     assert found == ["runs/latest", "runs/demo", "runs/a", "runs/standard-input", "o"]
 
 
@@ -471,3 +491,48 @@ def test_python_and_command_line_train_the_same(trained, tmp_path):
         (folder / "model.safetensors").read_bytes() for folder in (trained, tmp_path / "run")
     ]
     assert weights[0] == weights[1]
+
+
+def test_a_model_goes_out_to_a_file_and_comes_back_the_same(trained, tmp_path, capsys):
+    assert call("export", trained, "--to", "pth", "--out", tmp_path / "model.pth", "--json") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "differ by at most 0 " in shown[0]
+    facts = json.loads(shown[1])
+    assert (facts["path"], facts["largest_difference"]) == (str(tmp_path / "model.pth"), 0)
+    arguments = ["import", tmp_path / "model.pth", "--tokenizer", trained, "--out", tmp_path / "back"]
+    assert call(*arguments, "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["ids"] > 10
+    samples = []
+    for run in (trained, tmp_path / "back"):
+        assert call("sample", run, "--prompt", "the", "--max-tokens", 9) == 0
+        samples.append(capsys.readouterr().out)
+    assert samples[0] == samples[1]
+
+
+def test_the_best_model_of_a_run_goes_out_as_gguf(trained, tmp_path, capsys):
+    out = tmp_path / "model.gguf"
+    assert call("export", trained, "--to", "gguf", "--quantize", "f16", "--out", out) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: GGUF, read again: logits at ")
+
+
+def test_a_file_of_weights_is_sampled_and_measured(trained, tmp_path, capsys):
+    (tmp_path / "other.txt").write_text("the cat sat on the mat. " * 20)
+    assert call("export", trained, "--to", "pth", "--out", tmp_path / "model.pth") == 0
+    (tmp_path / "tokenizer.json").write_bytes((trained / "tokenizer.json").read_bytes())
+    capsys.readouterr()
+    assert call("sample", tmp_path / "model.pth", "--prompt", "the", "--max-tokens", 9) == 0
+    assert capsys.readouterr().out.startswith("the")
+    losses = []
+    for run in (trained, tmp_path / "model.pth"):
+        assert call("eval", run, "--data", tmp_path / "other.txt", "--json") == 0
+        losses.append(json.loads(capsys.readouterr().out.splitlines()[-1])["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_a_proof_that_fails_is_one_sentence_and_exit_1(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("minigpt.interop.export.LARGEST_SHARE", {"f32": -1.0})
+    assert call("export", trained, "--to", "hf", "--out", tmp_path / "out") == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith("minigpt: what was written is not the same model, and is not kept")
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert not (tmp_path / "out").exists()

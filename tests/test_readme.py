@@ -8,6 +8,7 @@ import pytest
 
 import minigpt
 from minigpt import cli
+from minigpt.cli import settings
 from minigpt.config import presets
 from minigpt.model.families import FAMILIES
 
@@ -37,7 +38,9 @@ def test_every_command_is_one_that_the_program_takes(command):
             "data.source": bound.arguments.get("data"),
             "train.minutes": bound.arguments.get("minutes"),
         }
-        cli._settings(bound.arguments.get("preset"), [], options or cli.NO_OPTIONS, short)
+        settings.settings_of(
+            bound.arguments.get("preset"), [], options or settings.NO_OPTIONS, short
+        )
 
 
 def test_the_counts_of_lines_are_true():

@@ -27,7 +27,7 @@ TOKENS_AT_ONCE = 32_768
 
 
 def measure(
-    run: Path, text: Callable[[Tokenizer], np.ndarray] | None = None, device: str = "auto"
+    run: Path | str, text: Callable[[Tokenizer], np.ndarray] | None = None, device: str = "auto"
 ) -> dict[str, Any]:
     """Return loss, perplexity, bits per byte and character, tokens, seconds, and baselines where there are some.
 
@@ -61,7 +61,7 @@ def measure(
     return dataclasses.asdict(found) | {"baselines": compared}
 
 
-def tokens_of(run: Path) -> Tokens:
+def tokens_of(run: Path | str) -> Tokens:
     """Return the tokens that a run was trained and evaluated on: from the cache, or made again from its source.
 
     Raises:
@@ -81,9 +81,9 @@ def tokens_of(run: Path) -> Tokens:
     return tokens
 
 
-def _run_of(path: Path) -> Path:
+def _run_of(run: Path | str) -> Path:
     """Return the run directory that a checkpoint belongs to, or the path itself."""
-    path = path.resolve()
+    path = Path(run).expanduser().resolve()
     return path.parent.parent if path.parent.name == "checkpoints" else path
 
 

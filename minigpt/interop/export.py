@@ -4,6 +4,7 @@ What is written is read again before it takes its place: its logits and its ids 
 came from.
 """
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -57,6 +58,10 @@ class Proof:
     largest_difference: float
     largest_share: float
     ids: int
+
+    def facts(self) -> dict[str, Any]:
+        """Return the findings as JSON holds them."""
+        return dataclasses.asdict(self) | {"path": str(self.path)}
 
     def sentence(self) -> str:
         """Return the findings for a person."""

@@ -1,0 +1,114 @@
+"""A command line in, an exit status out: the program `minigpt` without its verbs, and what every verb says and prints.
+
+Progress goes to standard error, results to standard output. Exit status: 0 done, 2 bad input, 1 anything else.
+"""
+
+import errno
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from minigpt import __version__
+from minigpt.errors import ProofError, UserError
+
+app = App(
+    name="minigpt",
+    help="From any text to a GPT of your own. Begin with: minigpt demo",
+    version=__version__,
+    help_format="plaintext",
+)
+_started = time.monotonic()
+
+JSON = Annotated[
+    bool,
+    Parameter(
+        name="--json",
+        negative="",
+        show_default=False,
+        help="Print one JSON object as the last line.",
+    ),
+]
+FLAG = Annotated[bool, Parameter(negative="", show_default=False)]
+TEXT = Parameter(allow_leading_hyphen=True)
+
+# What `train` and `plan` have in common beside the settings.
+
+
+def run(started: float, arguments: Sequence[str] | None = None) -> int:
+    """Carry out a command line (None: this process's) and return the exit status."""
+    global _started
+    _started = started
+    if sys.stdout is None:  # closed by who called us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process runs
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal cannot show it shows as "?"
+    try:
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+        command(*bound.args, **bound.kwargs)
+    except (UserError, CycloptsError) as error:
+        say(f"minigpt: {error}")
+        return 2
+    except ProofError as error:
+        say(f"minigpt: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has seen enough
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        # A full disk, a folder without permission; nothing that was whole is lost.
+        place = f": {error.filename}" if error.filename else ""
+        if error.errno == errno.ENOSPC:
+            place += "; what is whole is kept: make room, and run the same command again"
+        say(f"minigpt: {error.strerror or error}{place}")
+        return 1
+    return 0
+
+
+def started() -> float:
+    """Return when the process began, on `time.monotonic`."""
+    return _started
+
+
+def elapsed() -> float:
+    """Return the seconds since the process began."""
+    return time.monotonic() - _started
+
+
+def refuse_file(folder: Path) -> None:
+    """Refuse a file where `--out` wants a folder."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out: {folder} is a file; a folder was wanted")
+
+
+def standard_input() -> str:
+    """Return the text on standard input."""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not UTF-8: byte {error.start}; pass text") from None
+
+
+def say(line: str) -> None:
+    """Say a line to the person, on standard error."""
+    sys.stderr.write(line + "\n")
+
+
+def show(text: str) -> None:
+    """Print a result."""
+    sys.stdout.write(text + "\n")
+
+
+def finish(as_json: bool, facts: Any) -> None:
+    """Print the result as JSON where that was asked for; the last line of a verb."""
+    if as_json:
+        show(json.dumps(facts))

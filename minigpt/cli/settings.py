@@ -1,0 +1,138 @@
+"""The settings of a run as options of the command line, and what was given of them."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from cyclopts import Group, Parameter
+
+from minigpt import config
+from minigpt.config import DataConfig, ModelConfig, RunConfig, SampleConfig
+from minigpt.errors import UserError
+
+# What `train` and `plan` have in common beside the settings.
+PRESET = Annotated[
+    str | None,
+    Parameter(
+        help="Settings that come with minigpt: demo, shakespeare-cpu, shakespeare-char, gpt2-124m, mqa-512, 1b."
+    ),
+]
+FILES = Annotated[
+    tuple[Path, ...],
+    Parameter(
+        name="--config",
+        negative="",
+        show_default=False,
+        help="A TOML file with settings, run.toml of another run for instance; several times: later ones win.",
+    ),
+]
+DATA = Annotated[
+    str | None,
+    Parameter(
+        allow_leading_hyphen=True,
+        help="Short for --data.source: a text file, a folder of them, - (standard input), a prepared folder, "
+        "hf:OWNER/NAME, or a corpus by name: python-docs, shakespeare, tinystories, fineweb-edu.",
+    ),
+]
+MINUTES = Annotated[
+    str | None, Parameter(help="Short for --train.minutes: wall time of the whole process.")
+]
+DEVICE = Annotated[str | None, Parameter(help="Short for --train.device: auto, cpu, cuda or mps.")]
+
+
+def _options(section: Any, *, without: Sequence[str] = (), only: Sequence[str] = ()) -> Any:
+    """Return a dataclass with the fields of a section as options, but some, or some alone: None where nothing is given.
+
+    Values stay text until they are checked together with presets and files, so that all problems are said at once.
+    """
+    hints = get_type_hints(section)
+    fields = []
+    for item in dataclasses.fields(section):
+        if item.name in without or (only and item.name not in only):
+            continue
+        kind: Any = bool if hints[item.name] is bool else str
+        choices = get_args(hints[item.name]) if Literal is _origin(hints[item.name]) else ()
+        listed = f" One of {', '.join(choices)}." if choices else ""
+        parameter = Parameter(
+            help=f"{item.metadata['doc']}.{listed}{'' if only else f' [default: {item.default}]'}",
+            show_default=False,
+            allow_leading_hyphen=True,
+        )
+        fields.append((item.name, Annotated[kind | None, parameter], None))
+    return _dataclass(f"{section.__name__}Options", fields)
+
+
+def _origin(hint: Any) -> Any:
+    return getattr(hint, "__origin__", None)
+
+
+def _all_options() -> Any:
+    """Return a dataclass with the options of every section, each section in a group of its own in the help."""
+    fields = []
+    for place, (name, section) in enumerate(config.SECTIONS.items(), start=1):
+        options: Any = _options(section)
+        fields.append((name, _group(f"--{name}.… {section.__doc__}", options, place), options()))
+    return _dataclass("Options", fields)
+
+
+def _group(title: str, options: Any, place: int) -> Any:
+    return Annotated[options, Parameter(group=Group(title, sort_key=place))]
+
+
+def _dataclass(name: str, fields: list[Any]) -> Any:
+    made = dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True)
+    # As made in this module; cyclopts reads no options from classes of the standard library.
+    made.__module__ = __name__
+    return made
+
+
+Options: Any = _all_options()
+SampleOptions: Any = _options(SampleConfig)
+# What concerns the making of tokens; the rest of [data] concerns their reading.
+PrepareOptions: Any = _options(
+    DataConfig, without=("source", "documents", "stream", "token_dtype", "seed")
+)
+# What the tensors of a file of weights do not show.
+UNSEEN = ("n_head", "block_size", "rope_theta", "norm", "norm_eps", "mlp", "dropout")
+_UNSEEN_TITLE = "--model.… What the tensors do not show"
+ShapeOptions: Any = _dataclass(
+    "ShapeOptions", [("model", _group(_UNSEEN_TITLE, _options(ModelConfig, only=UNSEEN), 1), None)]
+)
+NO_OPTIONS, NO_SAMPLE_OPTIONS = Options(), SampleOptions()
+NO_PREPARE_OPTIONS, NO_SHAPE_OPTIONS = PrepareOptions(), ShapeOptions()
+
+
+def given(options: Any) -> dict[str, Any]:
+    """Return what was given on the command line, {section: {key: text}} or {key: text}."""
+    if options is None:
+        return {}
+    values = ((f.name, getattr(options, f.name)) for f in dataclasses.fields(options))
+    return {
+        name: given(value) if dataclasses.is_dataclass(value) else value
+        for name, value in values
+        if value is not None
+    }
+
+
+def settings_of(
+    preset: str | None, files: Sequence[Path], options: Any, short: dict[str, Any]
+) -> RunConfig:
+    """Return preset, then files, then the command line laid over the defaults."""
+    layers = [config.preset_layer(preset)] if preset else []
+    layers += [config.file_layer(path) for path in files]
+    sections = given(options)
+    for name, value in short.items():
+        if value is not None:
+            section, _, key = name.partition(".")
+            sections.setdefault(section, {})[key] = value
+    return config.build([*layers, ("the command line", sections)])
+
+
+def out_of(out: Path | None, preset: str | None, data: str | None) -> Path:
+    """Return the run directory: as given, else in runs/ by the name of the preset or of the text."""
+    if data == "-":
+        data = "standard-input"
+    if out is not None and out == Path():
+        raise UserError("--out is empty or the folder you are in; a run needs a folder of its own")
+    return out.expanduser() if out else Path("runs") / (preset or Path(data or "latest").stem)

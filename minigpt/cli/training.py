@@ -1,0 +1,107 @@
+"""The verbs that train: demo, train, plan."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from minigpt.cli.app import FLAG, JSON, app, finish, show, started
+from minigpt.cli.settings import (
+    DATA,
+    DEVICE,
+    FILES,
+    MINUTES,
+    NO_OPTIONS,
+    PRESET,
+    out_of,
+    settings_of,
+)
+
+
+@app.command
+def demo(
+    *, minutes: str = "1", out: Path = Path("runs/demo"), again: FLAG = False, as_json: JSON = False
+) -> None:
+    """Train a first GPT on the documentation of this Python: offline, on a CPU, in a minute or two.
+
+    Example: minigpt demo --minutes 2
+
+    Parameters
+    ----------
+    minutes
+        Minutes of training; preparing the text takes some seconds more.
+    out
+        The run directory. A second demo there shows what the first one made.
+    again
+        Start over.
+    """
+    from minigpt.demo import demo
+
+    settings = settings_of("demo", [], None, {"train.minutes": minutes})
+    finish(as_json, demo(settings, out, again=again))
+
+
+@app.command
+def train(
+    *,
+    preset: PRESET = None,
+    files: FILES = (),
+    data: DATA = None,
+    out: Path | None = None,
+    minutes: MINUTES = None,
+    device: DEVICE = None,
+    override: FLAG = False,
+    again: FLAG = False,
+    as_json: JSON = False,
+    options: Annotated[Any, Parameter(name="*")] = NO_OPTIONS,
+) -> None:
+    """Train a GPT on a text, or go on where the run in --out stopped.
+
+    Example: minigpt train --preset shakespeare-cpu --data shakespeare.txt --out runs/bard
+
+    Parameters
+    ----------
+    out
+        The run directory; default runs/ and the name of the preset or of the text.
+    override
+        Go on with a run although its settings have changed.
+    again
+        Start over, even if --out holds a run.
+    """
+    short = {"data.source": data, "train.minutes": minutes, "train.device": device}
+    settings = settings_of(preset, files, options, short)
+    from minigpt.pretrain import train
+
+    place = out_of(out, preset, data)
+    result = train(settings, place, again=again, override=override, started=started())
+    finish(as_json, {"run": str(result)})
+
+
+@app.command
+def plan(
+    *,
+    preset: PRESET = None,
+    files: FILES = (),
+    data: DATA = None,
+    minutes: MINUTES = None,
+    device: DEVICE = None,
+    processes: int = 1,
+    as_json: JSON = False,
+    options: Annotated[Any, Parameter(name="*")] = NO_OPTIONS,
+) -> None:
+    """Say what a run with these settings will be, before anything starts: parameters, FLOPs, tokens, bytes, warnings.
+
+    Example: minigpt plan --preset gpt2-124m
+
+    Parameters
+    ----------
+    processes
+        How many share the sequences of each step.
+    """
+    short = {"data.source": data, "train.minutes": minutes, "train.device": device}
+    settings = settings_of(preset, files, options, short)
+    from minigpt.plan import as_text, plan
+
+    facts = plan(settings, processes=processes)
+    show(as_text(facts))
+    finish(as_json, facts)
