@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigpt.config import ModelConfig
+from minigpt.model.attention import Cache
 from minigpt.model.families import shape_of
 from minigpt.model.rope import Rotary, rotary_frequencies
 from minigpt.model.rope_scaling import scale_frequencies
@@ -107,10 +108,11 @@ class MiniGPTForCausalLM(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: MiniGPTConfig) -> None:
         super().__init__(config)
-        for name, module in GPT(config.shape).named_children():
+        gpt = GPT(config.shape)
+        if gpt.config.position == "rope":
+            gpt.rotary.to(gpt.head.weight.dtype)
+        for name, module in gpt.named_children():
             self.add_module(name, module)
-        if config.shape.position == "rope":
-            self.rotary.to(self.head.weight.dtype)
         self.post_init()
 
     @property
@@ -220,15 +222,15 @@ class MiniGPTForCausalLM(PreTrainedModel, GenerationMixin):
         """Put another head in its place."""
         self.head = new_embeddings
 
-    def resize_token_embeddings(self, *arguments: Any, **options: Any) -> nn.Module:
+    def resize_token_embeddings(self, *arguments: Any, **options: Any) -> nn.Embedding:
         """Return the embedding after giving it and the head another number of rows; the shape follows."""
         embedding = super().resize_token_embeddings(*arguments, **options)
         self.config.minigpt["vocab_size"] = self.config.vocab_size
         return embedding
 
 
-class _WholeCache:
-    """A cache of `transformers` as `GPT.hidden` asks for one (`minigpt.Cache`)."""
+class _WholeCache(Cache):
+    """A cache of `transformers` as `GPT.hidden` asks for one."""
 
     def __init__(self, cache: DynamicCache) -> None:
         self.cache, self.length = cache, cache.get_seq_length()
@@ -238,7 +240,7 @@ class _WholeCache:
         return self.cache.update(key, value, layer)
 
 
-class _RowsCache:
+class _RowsCache(Cache):
     """The same for some rows of a batch, without the padding on their left; what is new is handed over by the layer.
 
     Attributes:
@@ -257,7 +259,7 @@ class _RowsCache:
         self.new.append((F.pad(key, left), F.pad(value, left)))
         if not self.length:
             return key, value
-        old = self.cache.layers[layer]
+        old: Any = self.cache.layers[layer]
         keys, values = (part[self.rows, :, self.padding :] for part in (old.keys, old.values))
         return torch.cat((keys, key), dim=2), torch.cat((values, value), dim=2)
 
@@ -297,7 +299,7 @@ def _left_padding(mask: Tensor | None, ids: Tensor, seen: int) -> Tensor:
         raise ValueError(
             f"attention_mask has the shape {tuple(mask.shape)}; wanted {wanted}, 1 for a token and 0 for padding"
         )
-    begins = F.pad(mask.ne(0).long(), (1, 0)).diff(dim=1).eq(1)  # (B, S), true where tokens follow padding
+    begins = F.pad(mask.ne(0).long(), (1, 0)).diff(dim=1).eq(1)  # (B, S), where tokens begin
     if (holes := begins.sum(dim=1).gt(1)).any():
         raise ValueError(
             f"attention_mask has a hole in row {int(holes.long().argmax())}; a minigpt model takes padding on the "

@@ -30,7 +30,9 @@ OTHERS = [s for s in EVERY_COMBINATION if family_of(tiny(**s)) == "minigpt"]
 OWN |= {f"random {i}": s for i, s in enumerate(random.Random(0).sample(OTHERS, 8))}
 # One with rotary and one with learned positions, where the rest does not matter.
 TWO = ["own: gate", "own: learned with rmsnorm, untied"]
-LETTERS = char_tokenizer([chr(97 + i) for i in range(26)] + [" ", "."])  # 29 ids, the last one ends a text
+LETTERS = char_tokenizer(
+    [chr(97 + i) for i in range(26)] + [" ", "."]
+)  # 29 ids, the last one ends a text
 IDS = torch.randint(0, 28, (3, 12), generator=torch.Generator().manual_seed(0))
 GREEDY = {"do_sample": False, "eos_token_id": None, "pad_token_id": 28}
 
@@ -348,9 +350,7 @@ def test_the_loss_and_its_gradients_are_ours(pair):
     assert (out.loss - wanted).abs() < 1e-6
     out.loss.backward()
     wanted.backward()
-    for (name, parameter), other in zip(
-        theirs.named_parameters(), ours.parameters(), strict=True
-    ):
+    for (name, parameter), other in zip(theirs.named_parameters(), ours.parameters(), strict=True):
         assert other.grad.any(), name
         assert (parameter.grad - other.grad).abs().max() < 1e-6, name
     counted = theirs(IDS, labels=labels, num_items_in_batch=torch.tensor(7)).loss
@@ -387,7 +387,9 @@ def test_the_ordinary_arguments_do_what_they_do_elsewhere(pair):
     assert out.past_key_values.get_seq_length() == 12
     assert theirs(IDS, use_cache=False).past_key_values is None
     assert torch.equal(theirs(IDS, logits_to_keep=2).logits, out.logits[:, -2:])
-    assert torch.equal(theirs(IDS, logits_to_keep=torch.tensor([1, 5])).logits, out.logits[:, [1, 5]])
+    assert torch.equal(
+        theirs(IDS, logits_to_keep=torch.tensor([1, 5])).logits, out.logits[:, [1, 5]]
+    )
     assert torch.equal(theirs(IDS, return_dict=False)[0], out.logits)
     assert torch.equal(theirs(IDS, position_ids=torch.arange(12)[None]).logits, out.logits)
     assert torch.equal(theirs(IDS, output_attentions=False, inputs_embeds=None).logits, out.logits)
