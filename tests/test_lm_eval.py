@@ -1,4 +1,4 @@
-"""The evaluation harness of the field, lm_eval, on directories written here; it is in no extra, so it may be missing."""
+"""The evaluation harness of the field, lm_eval, on directories written here."""
 
 import pytest
 import torch
@@ -11,19 +11,23 @@ from minigpt.tokenizer import bpe_tokenizer
 from .conftest import SWITCHES
 from .test_transformer import model
 
-pytest.importorskip("lm_eval", reason="needs lm-eval (pip install lm-eval)")
-pytestmark = pytest.mark.filterwarnings("default")  # of what lm_eval stands on
-
-from lm_eval.api.instance import Instance  # noqa: E402
-from lm_eval.models.huggingface import HFLM  # noqa: E402
+NEEDED = "needs lm_eval: pip install 'lm-eval[hf]'"
+HFLM = pytest.importorskip("lm_eval.models.huggingface", reason=NEEDED).HFLM
+Instance = pytest.importorskip("lm_eval.api.instance", reason=NEEDED).Instance
 
 TOKENIZER = bpe_tokenizer([(97, 32), (98, 97), (99, 97), (116, 32)])
 PAIRS = [
     ("a cat ", "sat on a mat"), ("ba", "t"), ("", "a bat and a cat"), ("the dog ran under the tree and ", "then sat"),
-    ("a cat ", "ran"), ("the mat ", "is on the cat that sat on the other mat, and so on until all room is gone"),
+    ("a cat ", "ran"), ("the mat that was under the dog ", "is on the cat that sat"),
 ]  # fmt: skip
 TEXTS = ["a bat", "a cat sat on a mat.\n" * 5, "é", "the bat, the cat"]
-PROMPTS = ["a cat ", "the dog ran under the tree and ", "b", "ba ca ba ca", "the mat is on the cat that sat on the mat"]
+PROMPTS = [
+    "a cat ",
+    "the dog ran under the tree and ",
+    "b",
+    "ba ca ba ca",
+    "the mat is on the cat that sat on the mat",
+]
 NAMES = ["gpt2", "llama", "qwen3", *[name for name in SWITCHES if name.startswith("own:")]]
 
 
@@ -104,4 +108,5 @@ def test_greedy_text_is_ours(harness, batch_size):
         new = ids[start:]
         if TOKENIZER.eos_id in new:
             new = new[: new.index(TOKENIZER.eos_id)]
-        assert text == TOKENIZER.decode(new).split(".")[0]
+        shown = [i for i in new if i not in TOKENIZER.specials.values()]
+        assert text == TOKENIZER.decode(shown).split(".")[0]
