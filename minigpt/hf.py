@@ -53,7 +53,7 @@ class MiniGPTConfig(PreTrainedConfig):
 
     model_type = "minigpt"
     has_no_defaults_at_init = True
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - read, never written; Trainer wants a list
 
     def __init__(
         self, minigpt: dict[str, Any] | None = None, use_cache: bool = True, **settings: Any
