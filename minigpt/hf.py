@@ -150,7 +150,8 @@ class MiniGPTForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: something that this model does not do.
         """
-        options.setdefault("output_hidden_states", self.config.output_hidden_states)
+        for name in ("output_hidden_states", "output_attentions"):
+            options.setdefault(name, getattr(self.config, name))
         ids = _checked(input_ids, options)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training

@@ -187,6 +187,7 @@ def test_its_modules_serve_as_our_own_model_too(pair, tmp_path):
     assert minigpt.generate(theirs.gpt, LETTERS, "a cat", max_tokens=9) == minigpt.generate(
         ours, LETTERS, "a cat", max_tokens=9
     )
+    assert not theirs.blocks[0].training
     theirs.gpt.save_pretrained(tmp_path / "again")
     assert same_tensors(GPT.from_pretrained(tmp_path / "again"), ours)
     twin = copy.deepcopy(theirs)
@@ -379,6 +380,28 @@ def test_dropout_is_active_in_training_alone():
     assert torch.equal(theirs.eval()(IDS).logits, theirs(IDS).logits)
 
 
+@pytest.mark.filterwarnings("default")  # of the Trainer's own
+@both
+def test_the_trainer_trains_evaluates_and_saves_what_we_read(pair, tmp_path):
+    pytest.importorskip("accelerate", reason="the Trainer of transformers needs accelerate")
+    _, theirs = pair
+    ids, mask = padded([3, 0, 6])
+    rows = [
+        {"input_ids": row, "attention_mask": keep, "labels": row.masked_fill(keep == 0, -100)}
+        for row, keep in zip(ids, mask, strict=True)
+    ]
+    settings = transformers.TrainingArguments(
+        str(tmp_path / "out"), max_steps=8, per_device_train_batch_size=1, gradient_accumulation_steps=3,
+        learning_rate=1e-2, save_steps=8, use_cpu=True, report_to=[], disable_tqdm=True,
+    )  # fmt: skip
+    trainer = transformers.Trainer(theirs, settings, train_dataset=rows, eval_dataset=rows)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+    assert trainer.predict(rows).predictions.shape == (3, 8, 29)
+    assert same_tensors(GPT.from_pretrained(tmp_path / "out" / "checkpoint-8"), theirs)
+
+
 @both
 @torch.no_grad()
 def test_the_ordinary_arguments_do_what_they_do_elsewhere(pair):
@@ -398,6 +421,10 @@ def test_the_ordinary_arguments_do_what_they_do_elsewhere(pair):
 # ----------------------------------------------------------------------------------------------------------- refuse
 
 
+OFFLOADED = transformers.DynamicCache()
+OFFLOADED.offloading = True  # as offloading=True makes it where there is a second device
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -410,7 +437,9 @@ def test_the_ordinary_arguments_do_what_they_do_elsewhere(pair):
         ({"attention_mask": torch.ones(3, 11)}, r"the shape \(3, 11\); wanted \(3, 12\)"),
         ({"attention_mask": torch.ones(3, 1, 12, 12)}, r"wanted \(3, 12\)"),
         ({"attention_mask": torch.tensor([[1] * 12, [0] + [1] * 5 + [0] + [1] * 5, [1] * 12])}, "a hole in row 1"),
+        ({"attention_mask": torch.ones(3, 12), "position_ids": torch.zeros(1, 12)}, "packed rows"),
         ({"past_key_values": ((None, None),)}, "not in a tuple"),
+        ({"past_key_values": OFFLOADED}, "a DynamicCache that is not offloaded"),
         ({"past_key_values": Cache(tiny())}, "not in a Cache"),
     ],
 )  # fmt: skip

@@ -28,7 +28,7 @@ PROMPTS = [
     "ba ca ba ca",
     "the mat is on the cat that sat on the mat",
 ]
-NAMES = ["gpt2", "llama", "qwen3", *[name for name in SWITCHES if name.startswith("own:")]]
+NAMES = ["gpt2", "llama", "qwen3", "arcee", *[name for name in SWITCHES if name.startswith("own:")]]
 
 
 @pytest.fixture(scope="module", params=NAMES)
