@@ -1,0 +1,112 @@
+"""The evaluation harness of the field, lm_eval, on directories written here."""
+
+import pytest
+import torch
+
+import minigpt
+import minigpt.hf
+from minigpt.model.transformer import GPT
+from minigpt.tokenizer import bpe_tokenizer
+
+from .conftest import SWITCHES
+from .test_transformer import model
+
+NEEDED = "needs lm_eval: pip install 'lm-eval[hf]'"
+HFLM = pytest.importorskip("lm_eval.models.huggingface", reason=NEEDED).HFLM
+Instance = pytest.importorskip("lm_eval.api.instance", reason=NEEDED).Instance
+
+TOKENIZER = bpe_tokenizer([(97, 32), (98, 97), (99, 97), (116, 32)])
+PAIRS = [
+    ("a cat ", "sat on a mat"), ("ba", "t"), ("", "a bat and a cat"), ("the dog ran under the tree and ", "then sat"),
+    ("a cat ", "ran"), ("the mat that was under the dog ", "is on the cat that sat"),
+]  # fmt: skip
+TEXTS = ["a bat", "a cat sat on a mat.\n" * 5, "é", "the bat, the cat"]
+PROMPTS = [
+    "a cat ",
+    "the dog ran under the tree and ",
+    "b",
+    "ba ca ba ca",
+    "the mat is on the cat that sat on the mat",
+]
+NAMES = ["gpt2", "llama", "qwen3", "arcee", *[name for name in SWITCHES if name.startswith("own:")]]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def harness(request, tmp_path_factory):
+    """A model of ours, and lm_eval on its directory with batches of one and of four."""
+    ours = model(**SWITCHES[request.param], vocab_size=TOKENIZER.vocab_size, block_size=32)
+    folder = tmp_path_factory.mktemp("model")
+    ours.save_pretrained(folder, TOKENIZER)
+    theirs = {n: HFLM(pretrained=str(folder), batch_size=n, device="cpu") for n in (1, 4)}
+    assert isinstance(theirs[1].model, minigpt.hf.MiniGPTForCausalLM) == request.param.startswith(
+        "own:"
+    )
+    return ours, theirs
+
+
+def asked(kind, *questions):
+    return [Instance(kind, {}, question, i) for i, question in enumerate(questions)]
+
+
+@torch.no_grad()
+def log_likelihood(ours: GPT, context: list[int], rest: list[int]) -> tuple[float, bool]:
+    """Return that of `rest` after as much of `context` as there is room for, and whether it is what is likeliest."""
+    ids = (context + rest)[-ours.config.block_size - 1 :]
+    rest = rest[-ours.config.block_size :]
+    chances = ours(torch.tensor([ids[:-1]]))[0, -len(rest) :].log_softmax(-1)  # (rest, V)
+    targets = torch.tensor(rest)
+    return chances[range(len(rest)), targets].sum().item(), chances.argmax(-1).equal(targets)
+
+
+def test_it_finds_the_context_length(harness):
+    ours, theirs = harness
+    assert theirs[1].max_length == ours.config.block_size == 32
+    assert theirs[1].eot_token_id == theirs[1].prefix_token_id == TOKENIZER.eos_id
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_likelihood_of_a_continuation_is_ours(harness, batch_size):
+    ours, theirs = harness
+    found = theirs[batch_size].loglikelihood(asked("loglikelihood", *PAIRS), disable_tqdm=True)
+    for (context, rest), (score, likeliest) in zip(PAIRS, found, strict=True):
+        # lm_eval moves spaces from the end of the context to what follows.
+        spaces = len(context) - len(context.rstrip())
+        context, rest = context[: len(context) - spaces], context[len(context) - spaces :] + rest
+        start = TOKENIZER.encode(context) or [TOKENIZER.eos_id]
+        whole = TOKENIZER.encode(context + rest) if context else start + TOKENIZER.encode(rest)
+        wanted, is_greedy = log_likelihood(ours, start, whole[len(start) :])
+        assert score == pytest.approx(wanted, abs=1e-4)
+        assert likeliest == is_greedy
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_likelihood_of_a_text_is_ours_window_by_window(harness, batch_size):
+    ours, theirs = harness
+    questions = asked("loglikelihood_rolling", *[(text,) for text in TEXTS])
+    found = theirs[batch_size].loglikelihood_rolling(questions, disable_tqdm=True)
+    for text, score in zip(TEXTS, found, strict=True):
+        ids, wanted = [TOKENIZER.eos_id, *TOKENIZER.encode(text)], 0.0
+        for start in range(1, len(ids), 32):
+            window = ids[start : start + 32]
+            # The last window is filled up with what precedes it.
+            first = max(0, start + len(window) - 33) if start > 1 else 0
+            wanted += log_likelihood(ours, ids[first:start], window)[0]
+        assert score == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_greedy_text_is_ours(harness, batch_size):
+    ours, theirs = harness
+    how = {"until": ["."], "max_gen_toks": 8, "do_sample": False}
+    questions = asked("generate_until", *[(prompt, how) for prompt in PROMPTS])
+    found = theirs[batch_size].generate_until(questions, disable_tqdm=True)
+    for prompt, text in zip(PROMPTS, found, strict=True):
+        ids = TOKENIZER.encode(prompt)[-24:]
+        start = len(ids)
+        for _ in range(8):
+            ids.append(int(ours(torch.tensor([ids]))[0, -1].argmax()))
+        new = ids[start:]
+        if TOKENIZER.eos_id in new:
+            new = new[: new.index(TOKENIZER.eos_id)]
+        shown = [i for i in new if i not in TOKENIZER.specials.values()]
+        assert text == TOKENIZER.decode(shown).split(".")[0]
