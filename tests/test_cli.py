@@ -9,12 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from minigpt import cli, config
 from minigpt.cli.settings import out_of
 from minigpt.config import presets, to_toml
+from minigpt.interop.loading import load
+from minigpt.interop.pth import write_pth
 from minigpt.pretrain import train
-from minigpt.rundir import RunDir, load
+from minigpt.rundir import RunDir
+
+from .test_pth import RunsByName
 
 
 def call(*arguments: str) -> int:
@@ -271,11 +276,17 @@ BAD = [
     (["plan", "--preset", "shakespeare-cpu"], "pass --model.vocab-size, or a local copy"),
     (["plan", "--data", "{short}", "--data.tokenizer", "none"], "there is no tokenizer at none"),
     (["plan", "--out", "o"], "Unknown option: --out"),
-    (["export", "{run}", "--to", "gguf", "--out", "{cut}"], "is a folder; the name of a file was wanted"),
+    (
+        ["export", "{run}", "--to", "gguf", "--out", "{cut}"],
+        "is a folder; the name of a file was wanted",
+    ),
     (["export", "{run}", "--to", "hf", "--out", "{short}"], "is a file; a folder was wanted"),
     (["export", "{run}", "--to", "hf", "--out", "{cut}"], "is not empty; choose another"),
     (["export", "{run}", "--to", "hf", "--out", ""], "--out is empty"),
-    (["export", "{run}", "--to", "hf", "--out", "o", "--quantize", "q8_0"], "q8_0 is a form of GGUF"),
+    (
+        ["export", "{run}", "--to", "hf", "--out", "o", "--quantize", "q8_0"],
+        "q8_0 is a form of GGUF",
+    ),
     (["export", "{run}", "--to", "onnx", "--out", "o"], "onnx"),
     (["export", "none", "--to", "pth", "--out", "o"], "there is no model at none"),
     (["import", "{binary}", "--out", "o"], "there is no model at"),
@@ -499,7 +510,14 @@ def test_a_model_goes_out_to_a_file_and_comes_back_the_same(trained, tmp_path, c
     assert "differ by at most 0 " in shown[0]
     facts = json.loads(shown[1])
     assert (facts["path"], facts["largest_difference"]) == (str(tmp_path / "model.pth"), 0)
-    arguments = ["import", tmp_path / "model.pth", "--tokenizer", trained, "--out", tmp_path / "back"]
+    arguments = [
+        "import",
+        tmp_path / "model.pth",
+        "--tokenizer",
+        trained,
+        "--out",
+        tmp_path / "back",
+    ]
     assert call(*arguments, "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["ids"] > 10
     samples = []
