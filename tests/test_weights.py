@@ -1,6 +1,8 @@
 import json
+import os
 
 import pytest
+import safetensors.torch
 import torch
 
 from minigpt.errors import UserError
@@ -101,3 +103,20 @@ def test_a_cut_shard_is_refused(folder):
     path.unlink()
     with pytest.raises(UserError, match=r"model-00002-of-00003-1\.safetensors is missing"):
         read_weights(folder)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_of_two_models_in_one_folder_the_newer_counts_or_none(folder, ours):
+    newer = {name: tensor + 1 for name, tensor in TENSORS.items()}
+    write_weights(folder, TENSORS, 300)
+    if not ours:
+        change(folder, lambda index: index["metadata"].pop("written_by"))
+    safetensors.torch.save_file(newer, folder / WEIGHTS)
+    for after, wanted in ((1, newer), (-1, TENSORS)):
+        time = (folder / INDEX).stat().st_mtime + after
+        os.utime(folder / WEIGHTS, (time, time))
+        if ours:
+            assert same(read_weights(folder), wanted)
+        else:
+            with pytest.raises(UserError, match="which may be two models; remove the older one"):
+                read_weights(folder)

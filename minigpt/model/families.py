@@ -292,9 +292,14 @@ _ROTARY_LAYER |= {
 
 
 def _rotary_family(architecture: str, mlp: str, qk_norm: bool, with_bias: bool) -> Family:
+    def fits(c: ModelConfig) -> bool:
+        # `transformers` wants whole channels for a head of Llama and Arcee, even where head_dim says otherwise.
+        whole = qk_norm or c.n_embd % c.n_head == 0
+        return _is_rotary(c, mlp, qk_norm) and (with_bias or not c.bias) and whole
+
     return Family(
         architecture,
-        fits=lambda c: _is_rotary(c, mlp, qk_norm) and (with_bias or not c.bias),
+        fits=fits,
         to_settings=_rotary_settings,
         to_shape=lambda s: _rotary_shape(s, mlp, qk_norm),
         once=_ROTARY_ONCE,

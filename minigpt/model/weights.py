@@ -39,7 +39,8 @@ def write_weights(folder: Path, tensors: Tensors, max_shard_bytes: int = MAX_SHA
             _write(folder / name, {key: tensors[key] for key in group})
             places |= dict.fromkeys(group, name)
         size = sum(tensor.nbytes for tensor in tensors.values())
-        replace_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": places})
+        metadata = {"total_size": size, "written_by": "minigpt"}
+        replace_json(folder / INDEX, {"metadata": metadata, "weight_map": places})
         (folder / WEIGHTS).unlink(missing_ok=True)
     for path in before:
         path.unlink()
@@ -51,9 +52,18 @@ def read_weights(folder: Path) -> Tensors:
     Raises:
         UserError: a file is missing, cut short or damaged, or lacks a tensor that the index promises.
     """
-    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
+    if not (folder / INDEX).is_file():
         return read_tensors(folder / WEIGHTS)
-    places = read_json(folder / INDEX).get("weight_map")
+    index = read_json(folder / INDEX)
+    if (folder / WEIGHTS).is_file():
+        if not _is_ours(index):
+            # Some programs write shards beside an older single file, and then read the older one.
+            raise UserError(
+                f"it has both {WEIGHTS} and {INDEX}, which may be two models; remove the older one"
+            )
+        if (folder / WEIGHTS).stat().st_mtime_ns > (folder / INDEX).stat().st_mtime_ns:
+            return read_tensors(folder / WEIGHTS)
+    places = index.get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
         raise UserError(f"{INDEX} has no weight_map of tensor names to file names")
     tensors: Tensors = {}
@@ -80,6 +90,12 @@ def read_tensors(path: Path) -> Tensors:
         raise UserError(f"{path.name} is missing") from None
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path.name} is cut short or damaged ({error})") from None
+
+
+def _is_ours(index: dict[str, Any]) -> bool:
+    """Return whether `write_weights` wrote an index: of it and a single file beside it the newer one then counts."""
+    metadata = index.get("metadata")
+    return isinstance(metadata, dict) and metadata.get("written_by") == "minigpt"
 
 
 def _write(path: Path, tensors: Tensors) -> None:

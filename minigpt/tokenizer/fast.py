@@ -182,6 +182,7 @@ class Tokenizer:
             "eos_token": end,
             "pad_token": end,
             "clean_up_tokenization_spaces": False,
+            "padding_side": "left",  # prompts of a batch end together
         } | ({"minigpt": facts} if facts else {})
         replace_json(folder / "tokenizer_config.json", settings)
         # Last: whoever finds it may rely on the other.
