@@ -35,12 +35,10 @@ from minigpt.pretrain import steps_asked_for
 from minigpt.runtime import pick_device
 
 BYTES = {"fp32": 4, "bf16": 2}  # of a number
-HEAD_MULTIPLE = (
-    8  # channels; fused attention on GPUs pads other heads, or leaves them to a slower kernel
-)
-BEST_TOKENS_PER_PARAMETER = (
-    20  # of a model that is to be as good as its FLOPs allow: Hoffmann et al. (2022)
-)
+# Channels: fused attention on GPUs pads other heads, or leaves them to a slower kernel.
+HEAD_MULTIPLE = 8
+# Of a model that is to be as good as its FLOPs allow: Hoffmann et al. (2022).
+BEST_TOKENS_PER_PARAMETER = 20
 
 # Measured on two cores of an Intel Xeon, at steps of 0.007 to 37 GFLOP: docs/experiments.md.
 COMPILE_SECONDS = 40.0  # the training step 15, the evaluation at its two sizes of batch 25
@@ -240,8 +238,8 @@ def _compiling(train: TrainConfig, facts: dict[str, Any]) -> Iterator[str]:
     if facts["steps"] is not None and facts["steps"] < pays_from:
         yield (
             f"train.compile takes about {COMPILE_SECONDS:.0f} s, once, and saves about {saved * 1e3:,.0f} ms of each "
-            f"step of {step} (measured on two CPU cores): it pays from about {pays_from:,} steps on, and this run has "
-            f"{facts['steps']:,}"
+            f"step of {facts['tokens_per_step']:,} tokens ({step}; measured on two CPU cores): it pays from about "
+            f"{pays_from:,} steps on, and this run has {facts['steps']:,}; a larger batch has more to save"
         )
     seconds = COMPILE_SECONDS / SAVED_SHARE
     if 0 < train.minutes * 60 < seconds:

@@ -16,7 +16,18 @@ from .test_budget import CORE, PACKAGE, lines_of_code
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-VERBS = ("demo", "train", "plan", "sample", "eval", "prepare", "tokenizer", "bench", "import", "export")
+VERBS = (
+    "demo",
+    "train",
+    "plan",
+    "sample",
+    "eval",
+    "prepare",
+    "tokenizer",
+    "bench",
+    "import",
+    "export",
+)
 COMMANDS = sorted(
     set(re.findall(rf"(?:\.venv/bin/|`)(minigpt (?:{'|'.join(VERBS)})[^`\n]*)", README))
 )
