@@ -10,7 +10,7 @@ import minigpt
 from minigpt.errors import UserError
 from minigpt.files import cache_folder
 from minigpt.interop import loading
-from minigpt.interop.loading import download_model, fitting, load, load_both, load_own
+from minigpt.interop.loading import download_model, fitting, load, load_both
 from minigpt.interop.pth import write_pth
 from minigpt.model.transformer import GPT
 from minigpt.tokenizer import bpe_tokenizer, char_tokenizer
@@ -128,10 +128,6 @@ def test_what_is_no_model_is_refused(tmp_path):
         load(tmp_path)
 
 
-def test_a_model_of_ours_is_our_own(run):
-    assert type(load_own(run, "trained")[0]) is GPT
-
-
 def test_a_model_of_the_hub_is_fetched_once_without_pickles_or_code(run, monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
     asked = []
@@ -159,3 +155,11 @@ def test_without_a_network_the_hub_is_refused_in_one_sentence():
     with pytest.raises(UserError, match="hf:nobody/nothing cannot be fetched") as refused:
         download_model("nobody/nothing")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a", "a/b/c", "../b", "a/..", "a/.b", "a/b c", "/etc/passwd", "a\\b/c"]
+)
+def test_what_names_no_model_of_the_hub_is_refused_before_anything_is_fetched(name):
+    with pytest.raises(UserError, match="names no model; wanted hf:OWNER/NAME"):
+        load(f"hf:{name}")

@@ -7,7 +7,7 @@ logits and nothing else; it is not trained, served or written here.
 import contextlib
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,16 @@ class CausalLM(GPT):
     def new_cache(self) -> Cache:
         """Return a cache in which nothing has been seen yet."""
         return _Past()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set eval mode.
+
+        Raises:
+            UserError: training was asked for.
+        """
+        if mode:
+            raise unsupported(self.inner.config.model_type, "trained")
+        return super().train(mode)
 
     def save_pretrained(self, *arguments: Any, **options: Any) -> NoReturn:
         """Refuse: what this package cannot compute it does not write.

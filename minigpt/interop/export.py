@@ -17,7 +17,7 @@ from torch import Tensor
 from minigpt.config import ModelConfig
 from minigpt.errors import ProofError, UserError
 from minigpt.files import flush, read_json, replace_text
-from minigpt.interop.causal import CausalLM
+from minigpt.interop.causal import CausalLM, unsupported
 from minigpt.interop.loading import Run, load, load_both
 from minigpt.interop.pth import read_checkpoint, write_pth
 from minigpt.model.families import FAMILIES, build, family_of, write_model
@@ -97,7 +97,7 @@ def export(
     check_free(out, folder=to == "hf")
     model, tokenizer = load_both(run) if to == "gguf" else load(run)
     if isinstance(model, CausalLM):
-        model.save_pretrained()  # which says what does it
+        raise unsupported(model.inner.config.model_type, "written or exported")
     return write_proven(
         model, tokenizer, to, out, dtype=dtype, template=chat_template(run), say=say
     )
@@ -127,7 +127,7 @@ def import_model(
     check_free(out, folder=True)
     model, found = load(run, tokenizer, given=given)
     if isinstance(model, CausalLM):
-        model.save_pretrained()  # which says what does it
+        raise unsupported(model.inner.config.model_type, "written or exported")
     if found is None:
         say(
             "it comes without a tokenizer: pass --tokenizer PATH for one, or use its weights from Python alone"

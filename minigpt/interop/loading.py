@@ -5,13 +5,14 @@ runs/NAME  runs/NAME/checkpoints/step-…  a Hugging Face directory  hf:OWNER/NA
 
 import io
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from minigpt.errors import UserError, first_line
 from minigpt.files import cache_folder, read_json
-from minigpt.interop.causal import CausalLM, load_causal
+from minigpt.interop.causal import load_causal
 from minigpt.interop.pth import ENDINGS, read_checkpoint
 from minigpt.model.families import FAMILIES, build
 from minigpt.model.transformer import GPT
@@ -79,14 +80,6 @@ def load_both(run: Run, tokenizer: Tokenizer | str | None = None) -> tuple[GPT, 
     return model, found
 
 
-def load_own(run: Run, what: str) -> tuple[GPT, Tokenizer]:
-    """Return what `load_both` returns; refuse a model that only `transformers` computes, which is not `what` here."""
-    model, tokenizer = load_both(run)
-    if isinstance(model, CausalLM):
-        raise UserError(f"{run}: it is not {what} here, since transformers alone knows its parts")
-    return model, tokenizer
-
-
 def fitting(tokenizer: Tokenizer, model: GPT, where: str) -> Tokenizer:
     """Return the tokenizer if the model has a row for each of its ids.
 
@@ -118,6 +111,8 @@ def download_model(name: str) -> Path:
         raise UserError(
             f"hf:{name} is fetched by huggingface_hub; pip install 'minigpt[hf]'"
         ) from None
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise UserError(f"hf:{name} names no model; wanted hf:OWNER/NAME")
     folder = cache_folder() / "models" / name.replace("/", "--")
     try:
         huggingface_hub.snapshot_download(name, local_dir=folder, allow_patterns=_HUB_FILES)
