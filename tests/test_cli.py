@@ -269,6 +269,8 @@ BAD = [
         ["bench", "tokenizer", "--vs", "nanogpt"],
         "--vs nanogpt is not known; peers: tokenizers, tiktoken",
     ),
+    (["bench", "train", "--vs", "nanogpt"], "--vs nanogpt is not known; peers: hf"),
+    (["bench", "train", "--seconds", "0"], "--seconds is 0.0; wanted more than 0"),
     (["train", "--data.stream", "--data.tokenizer", "char"], "needs the whole text first"),
     (["plan", "--model.n-embd", "130"], "n_embd = 130 is not divisible by model.n_head = 4"),
     (["plan", "--processes", "3"], "wanted a divisor of train.batch_size = 32"),
@@ -430,6 +432,7 @@ def test_bench_prints_a_table_and_rows(small_text, capsys):
 def test_every_verb_has_help_with_an_example(capsys):
     for verb in (
         "demo", "train", "plan", "sample", "eval", "prepare", "tokenizer train", "tokenizer show", "bench tokenizer",
+        "bench train", "import", "export",
     ):  # fmt: skip
         assert call(*verb.split(), "--help") == 0
         assert f"Example: minigpt {verb}" in capsys.readouterr().out

@@ -3,7 +3,8 @@ import subprocess
 import pytest
 
 from minigpt.bench import tokenizer as module
-from minigpt.bench.tokenizer import as_table, bench_tokenizer
+from minigpt.bench.rows import as_table, row
+from minigpt.bench.tokenizer import bench_tokenizer
 from minigpt.errors import UserError
 from minigpt.tokenizer import bpe_tokenizer, char_tokenizer
 
@@ -109,10 +110,10 @@ def test_a_table_worked_out_by_hand():
         ("encoding", "minigpt", 40, "MB/s"),
         ("encoding", "tiktoken", 30, "MB/s"),
     ]
-    rows = [module._row(*figure) for figure in figures]
+    rows = [row(*figure) for figure in figures]
     assert as_table(rows).splitlines() == [
-        "training                          minigpt          0.00 s",
-        "training                          tokenizers       0.00 s       2.00 x ours",
-        "encoding                          minigpt         40.00 MB/s",
-        "encoding                          tiktoken        30.00 MB/s    0.75 x ours",
+        "training                          minigpt             0.0005 s",
+        "training                          tokenizers           0.001 s          2.00 x ours",
+        "encoding                          minigpt                 40 MB/s",
+        "encoding                          tiktoken                30 MB/s       0.75 x ours",
     ]

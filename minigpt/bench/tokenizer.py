@@ -17,6 +17,7 @@ import numpy as np
 import tiktoken
 
 from minigpt import machine
+from minigpt.bench.rows import Row, row
 from minigpt.data.corpora import open_source, read_pieces
 from minigpt.data.formats import Reading
 from minigpt.data.split import Place, limited
@@ -28,7 +29,6 @@ PEERS = ("tokenizers", "tiktoken")
 ROUNDS = 3
 PORTION = 1 << 16  # characters of a document at most, so that every core has some
 
-Row = dict[str, Any]
 Say = Callable[[str], None]
 
 
@@ -85,11 +85,11 @@ def _train(
     started = time.perf_counter()
     words = count_pieces(texts)
     merges = train_merges(words, count)
-    rows = [_row("training", "minigpt", time.perf_counter() - started, "s")]
+    rows = [row("training", "minigpt", time.perf_counter() - started, "s")]
     if with_library:
         started = time.perf_counter()
         library_merges(texts, count)
-        rows.append(_row("training", "tokenizers", time.perf_counter() - started, "s"))
+        rows.append(row("training", "tokenizers", time.perf_counter() - started, "s"))
     return bpe_tokenizer(merges), rows
 
 
@@ -120,7 +120,7 @@ def _encode(
     for who, found in ids.items():
         if not np.array_equal(found, ids["minigpt"]):
             raise UserError(f"{who} gives other ids than minigpt for this text; tell us, please")
-    return [_row("encoding", who, size / 1e6 / seconds, "MB/s") for who, seconds in best.items()]
+    return [row("encoding", who, size / 1e6 / seconds, "MB/s") for who, seconds in best.items()]
 
 
 def _plain_tiktoken(made: Tokenizer) -> tiktoken.Encoding:
@@ -145,19 +145,4 @@ def _whole_command(texts: list[str], size: int, made: Tokenizer, say: Say) -> Ro
         seconds = time.perf_counter() - started
     if done.returncode:
         raise UserError(f"minigpt prepare failed: {done.stderr.strip()}")
-    return _row("minigpt prepare, file to shards", "minigpt", size / 1e6 / seconds, "MB/s")
-
-
-def _row(what: str, who: str, value: float, unit: str) -> Row:
-    return {"what": what, "who": who, "value": float(f"{value:.4g}"), "unit": unit}
-
-
-def as_table(rows: list[Row]) -> str:
-    """Return rows as a table in plain text, with each figure as a multiple of ours."""
-    lines = []
-    for row in rows:
-        ours = next(r["value"] for r in rows if r["what"] == row["what"] and r["who"] == "minigpt")
-        share = "" if row["who"] == "minigpt" else f"  {row['value'] / ours:5.2f} x ours"
-        figure = f"{row['value']:9.2f} {row['unit']:<5}"
-        lines.append(f"{row['what']:<32}  {row['who']:<10}  {figure}{share}".rstrip())
-    return "\n".join(lines)
+    return row("minigpt prepare, file to shards", "minigpt", size / 1e6 / seconds, "MB/s")

@@ -1,10 +1,12 @@
-"""The verbs that measure minigpt beside its peers: bench tokenizer."""
+"""The verbs that measure minigpt beside its peers: bench tokenizer, bench train."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from minigpt.cli.app import JSON, TEXT, app, finish, say, show
+from minigpt.cli.settings import DEVICE, FILES, NO_OPTIONS, PRESET, settings_of
+from minigpt.errors import UserError
 
 bench = App(name="bench", help="Measure minigpt beside its peers, in one run on this machine.")
 app.command(bench)
@@ -37,10 +39,44 @@ def bench_tokenizer(
     limit_bytes
         Bytes of text that are read at most; 0: all.
     """
-    from minigpt.bench import tokenizer as measured
+    from minigpt.bench.rows import as_table
+    from minigpt.bench.tokenizer import bench_tokenizer
 
-    rows = measured.bench_tokenizer(
+    rows = bench_tokenizer(
         data, vocab_size=vocab_size, tokenizer=which, peers=vs, limit_bytes=limit_bytes, say=say
     )
-    show(measured.as_table(rows))
+    show(as_table(rows))
+    finish(as_json, rows)
+
+
+@bench.command(name="train")
+def bench_train(
+    *,
+    preset: PRESET = None,
+    files: FILES = (),
+    device: DEVICE = None,
+    vs: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    seconds: float = 5.0,
+    as_json: JSON = False,
+    options: Annotated[Any, Parameter(name="*")] = NO_OPTIONS,
+) -> None:
+    """Time a step of training: milliseconds, tokens per second, share of what the machine's products allow, memory.
+
+    Example: minigpt bench train --preset shakespeare-cpu --vs hf
+
+    Parameters
+    ----------
+    vs
+        A peer: hf, a GPT-2 of transformers of the same size, trained by a plain loop.
+    seconds
+        Of each of three rounds.
+    """
+    settings = settings_of(preset, files, options, {"train.device": device})
+    if not 0 < seconds <= 3600:
+        raise UserError(f"--seconds is {seconds}; wanted more than 0 and at most 3600")
+    from minigpt.bench.rows import as_table
+    from minigpt.bench.train import bench_train
+
+    rows = bench_train(settings, peers=vs, seconds=seconds, say=say)
+    show(as_table(rows))
     finish(as_json, rows)

@@ -1,0 +1,209 @@
+"""Settings in; milliseconds of a step, tokens per second, share of the floor and memory out, ours beside a peer's.
+
+Everybody trains the same shape on the same random tokens, each in a process of its own, in turns; the best round
+counts, for other processes only ever slow one down. The floor is the time that the step's floating-point operations
+would take at the rate that this machine multiplies large matrices with.
+"""
+
+import dataclasses
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import torch
+
+from minigpt.bench.rows import Row, row
+from minigpt.config import DEFAULT_STEPS, RunConfig, from_dict, to_dict
+from minigpt.data.batches import Batch
+from minigpt.errors import UserError
+from minigpt.fit import update
+from minigpt.loss import TrainStep
+from minigpt.model.size import training_flops_per_token, with_vocabulary
+from minigpt.model.transformer import GPT
+from minigpt.optim.groups import make_optimizer
+from minigpt.runtime import Runtime, prepare_step, start_runtime
+from minigpt.tokenizer import vocabulary_size
+
+PEERS = ("hf",)
+ROUNDS = 3
+WARM_UP = 3  # steps before the clock starts: memory is allocated, and a compiled step is compiled
+CHARACTERS = 96  # ids of a character tokenizer, where no text says how many: printable ASCII and the end of a text
+SIDE = 1024  # of the matrices whose product gives the rate of the machine
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What one process has found.
+
+    Attributes:
+        seconds: of a step, the median.
+        peak_bytes: of memory.
+        flops_per_second: of the product of two large matrices in the precision of the step.
+    """
+
+    seconds: float
+    peak_bytes: int
+    flops_per_second: float
+
+
+def bench_train(
+    config: RunConfig,
+    *,
+    peers: Collection[str] = (),
+    seconds: float = 5.0,
+    say: Say = lambda line: None,
+) -> list[Row]:
+    """Return rows of figures for a step of these settings.
+
+    Args:
+        config: the settings; text and length of the run do not matter.
+        peers: "hf" for a GPT-2 of `transformers` with as many layers, heads, channels, positions and ids, trained by a
+            plain loop.
+        seconds: of each of three rounds.
+        say: called with what is going on.
+
+    Raises:
+        UserError: a peer that is not known or not there.
+    """
+    unknown = [peer for peer in peers if peer not in PEERS]
+    if unknown:
+        raise UserError(f"--vs {unknown[0]} is not known; peers: {', '.join(PEERS)}")
+    if peers:
+        _need_transformers()
+    config = sized(config)
+    ways: dict[str, Callable[[dict[str, Any], float], Measured]] = {"minigpt": ours}
+    ways |= dict.fromkeys(peers, transformers_gpt2)
+    best: dict[str, Measured] = {}
+    for number in range(ROUNDS):
+        for who, way in ways.items():
+            say(f"{who}, round {number + 1} of {ROUNDS} …")
+            found = _in_a_process(way, to_dict(config), seconds)
+            if who not in best or found.seconds < best[who].seconds:
+                best[who] = found
+    rate = max(found.flops_per_second for found in best.values())
+    return [line for who, found in best.items() for line in _rows(config, who, found, rate)]
+
+
+def sized(config: RunConfig) -> RunConfig:
+    """Return the settings with the shape resolved, though no text is read."""
+    known = {"bpe": config.data.vocab_size, "char": CHARACTERS}
+    named = config.data.tokenizer
+    ids = config.model.vocab_size or known.get(named) or vocabulary_size(named)
+    return dataclasses.replace(config, model=with_vocabulary(config.model, ids))
+
+
+def ours(settings: dict[str, Any], seconds: float) -> Measured:
+    """Measure our step: loss, backward, clipping, optimiser."""
+    config = from_dict(settings, "the benchmark")
+    runtime = start_runtime(config.train)
+    torch.manual_seed(0)
+    step = prepare_step(TrainStep(GPT(config.model)), runtime, config.train)
+    optimizer = make_optimizer(step.model, config.optim)
+    for group in optimizer.param_groups:
+        group["lr"] = config.optim.lr
+    batches = _batches(config, runtime)
+    return _measure(lambda: update(step, optimizer, batches, config.optim.clip), runtime, seconds)
+
+
+def transformers_gpt2(settings: dict[str, Any], seconds: float) -> Measured:
+    """Measure a GPT-2 of `transformers` in a plain loop, in the precision of ours; on a GPU compiled."""
+    import transformers
+
+    config = from_dict(settings, "the benchmark")
+    shape, runtime = config.model, start_runtime(config.train)
+    torch.use_deterministic_algorithms(False)
+    torch.manual_seed(0)
+    theirs = transformers.GPT2Config(
+        vocab_size=shape.vocab_size, n_positions=shape.block_size, n_embd=shape.n_embd, n_layer=shape.n_layer,
+        n_head=shape.n_head, embd_pdrop=shape.dropout, resid_pdrop=shape.dropout, attn_pdrop=shape.dropout,
+        bos_token_id=0, eos_token_id=0, loss_type="ForCausalLM",
+    )  # fmt: skip
+    model = transformers.GPT2LMHeadModel(theirs).to(runtime.device).train()
+    if runtime.device.type == "cuda":
+        model.compile()
+    optimizer = torch.optim.AdamW(model.parameters(), config.optim.lr)
+    batches = _batches(config, runtime)
+    low = runtime.dtype != torch.float32
+
+    def step() -> None:
+        for batch in batches:
+            with torch.autocast(runtime.device.type, runtime.dtype, enabled=low):
+                loss = model(batch.ids, labels=batch.ids).loss / len(batches)
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return _measure(step, runtime, seconds)
+
+
+def _batches(config: RunConfig, runtime: Runtime) -> list[Batch]:
+    """Return the micro-batches of one step, of random tokens."""
+    train, shape = config.train, config.model
+    generator = torch.Generator().manual_seed(0)
+    size = (train.batch_size, shape.block_size + 1)
+    tokens = torch.randint(shape.vocab_size, size, generator=generator).to(runtime.device)
+    parts = tokens.split(train.micro_batch_size or train.batch_size)
+    return [Batch(part[:, :-1], part[:, 1:], None) for part in parts]
+
+
+def _measure(step: Callable[[], Any], runtime: Runtime, seconds: float) -> Measured:
+    times: list[float] = []
+    began = time.perf_counter()
+    for number in range(DEFAULT_STEPS):
+        started = time.perf_counter()
+        step()
+        runtime.wait()
+        if number < WARM_UP:
+            began = time.perf_counter()
+        else:
+            times.append(time.perf_counter() - started)
+            if time.perf_counter() - began > seconds:
+                break
+    return Measured(statistics.median(times), runtime.peak_memory_bytes(), _rate(runtime))
+
+
+def _rate(runtime: Runtime) -> float:
+    """Return floating-point operations per second in the product of two large matrices, the best of several."""
+    left, right = (
+        torch.ones(SIDE, SIDE, dtype=runtime.dtype, device=runtime.device) for _ in range(2)
+    )
+    best = float("inf")
+    for _ in range(10):
+        runtime.wait()
+        started = time.perf_counter()
+        left @ right
+        runtime.wait()
+        best = min(best, time.perf_counter() - started)
+    return 2 * SIDE**3 / best
+
+
+def _in_a_process(
+    way: Callable[[dict[str, Any], float], Measured], settings: dict[str, Any], seconds: float
+) -> Measured:
+    """Measure in a fresh process: its memory is its own, and nothing is left of who came before."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(way, settings, seconds).result()
+
+
+def _rows(config: RunConfig, who: str, found: Measured, rate: float) -> list[Row]:
+    tokens = config.train.batch_size * config.model.block_size
+    floor = tokens * training_flops_per_token(config.model) / rate
+    return [
+        row("step", who, found.seconds * 1e3, "ms"),
+        row("training", who, tokens / found.seconds, "tokens/s"),
+        row("share of the floor", who, 100 * floor / found.seconds, "%"),
+        row("peak memory", who, found.peak_bytes / 1e6, "MB"),
+    ]
+
+
+def _need_transformers() -> None:
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        raise UserError("--vs hf needs transformers; pip install 'minigpt[hf]'") from None

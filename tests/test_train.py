@@ -1,0 +1,50 @@
+import dataclasses
+
+import pytest
+
+from minigpt.bench.train import CHARACTERS, bench_train, ours, sized, transformers_gpt2
+from minigpt.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_dict
+from minigpt.errors import UserError
+from minigpt.model.size import training_flops_per_token
+
+SMALL = RunConfig(
+    model=ModelConfig(vocab_size=64, block_size=16, n_layer=1, n_head=2, n_embd=16),
+    train=TrainConfig(batch_size=4, micro_batch_size=2, device="cpu"),
+)
+
+
+def test_the_ids_are_known_without_a_text():
+    def rows(**data):
+        return sized(RunConfig(data=DataConfig(**data))).model.vocab_size
+
+    assert rows(tokenizer="char") == CHARACTERS
+    assert rows(tokenizer="bpe", vocab_size=300) == 300
+    assert rows(tokenizer="gpt2") == 50_304
+    assert sized(SMALL).model.vocab_size == 64
+
+
+@pytest.mark.parametrize("way", [ours, transformers_gpt2])
+def test_a_step_is_timed(way):
+    found = way(to_dict(sized(SMALL)), 0.05)
+    assert 0 < found.seconds < 1
+    assert found.peak_bytes > 1e7
+    assert found.flops_per_second > 1e8
+
+
+@pytest.mark.slow
+def test_rows_are_of_one_shape_for_ours_and_the_peer():
+    rows = bench_train(SMALL, peers=["hf"], seconds=0.05)
+    assert [row["who"] for row in rows] == ["minigpt"] * 4 + ["hf"] * 4
+    for who in ("minigpt", "hf"):
+        step, speed, share, memory = (r["value"] for r in rows if r["who"] == who)
+        assert speed == pytest.approx(64 / step * 1e3, rel=1e-3)
+        assert share > 0
+        assert memory > 10
+    assert training_flops_per_token(sized(SMALL).model) > 0
+
+
+def test_a_peer_that_is_not_known_is_refused():
+    with pytest.raises(UserError, match="--vs nanogpt is not known; peers: hf"):
+        bench_train(SMALL, peers=["nanogpt"])
+    with pytest.raises(UserError, match="wanted at least 1"):
+        bench_train(dataclasses.replace(SMALL, model=ModelConfig(n_layer=0)))
