@@ -19,8 +19,8 @@ from minigpt.config import ModelConfig
 from minigpt.errors import UserError
 from minigpt.files import replacing
 from minigpt.interop.gguf_reader import Settings, StoredTensor, read_header
+from minigpt.interop.gguf_shape import FREQUENCIES, family_for_llama_cpp, settings_of, shape_in
 from minigpt.interop.gguf_vocabulary import Vocabulary, vocabulary_in, vocabulary_of
-from minigpt.model.families import family_of
 from minigpt.model.rope import rotary_frequencies
 from minigpt.model.rope_scaling import scale_frequencies
 from minigpt.model.transformer import GPT
@@ -72,20 +72,19 @@ _APART = {
     "attn_v": ("attention.value",),
 }
 _FUSED = {"attn_qkv": ("attention.query", "attention.key", "attention.value")}
-_ARCHITECTURES = {  # family -> what stands for queries, keys and values, and whether their rows change places
+_ATTENTION = {  # family -> what stands for queries, keys and values, and whether their rows change places
     "llama": (_APART, True),
     "arcee": (_APART, True),
     "qwen3": (_APART, False),
     "gpt2": (_FUSED, False),
 }
-_FREQUENCIES = "rope_freqs.weight"  # how much slower each pair of channels turns, (D/2,)
 
 
 def _names(family: str, config: ModelConfig) -> dict[str, tuple[str, ...]]:
     """Return their name -> our names, stacked along the outputs, for every tensor that either side may have."""
     table: dict[str, tuple[str, ...]] = {theirs: (ours,) for theirs, ours in _ONCE.items()}
     for layer in range(config.n_layer):
-        for theirs, parts in (_LAYER | _ARCHITECTURES[family][0]).items():
+        for theirs, parts in (_LAYER | _ATTENTION[family][0]).items():
             for kind in ("weight", "bias"):
                 ours = tuple(f"blocks.{layer}.{part}.{kind}" for part in parts)
                 table[f"blk.{layer}.{theirs}.{kind}"] = ours
@@ -95,7 +94,7 @@ def _names(family: str, config: ModelConfig) -> dict[str, tuple[str, ...]]:
 def _heads_to_turn(family: str, theirs: str, config: ModelConfig) -> int:
     """Return how many heads' rows change places in this tensor: 0 for most tensors."""
     heads = {"attn_q": config.n_head, "attn_k": config.n_kv_head}
-    changes = _ARCHITECTURES[family][1]
+    changes = _ATTENTION[family][1]
     return heads.get(theirs.split(".")[-2], 0) if changes and theirs.startswith("blk.") else 0
 
 
@@ -141,14 +140,14 @@ def write_gguf(
     if path.is_dir():
         raise UserError(f"{path} is a folder; pass the name of the .gguf file to write")
     config = config.resolve()
-    family = _family_for_llama_cpp(config)
+    family = family_for_llama_cpp(config)
     vocabulary = vocabulary_of(tokenizer, config.vocab_size, say)
     _check_fit(config, state)
     wanted, file_type = _TYPES[dtype]
     settings = {"general.type": "model", "general.name": name, "general.file_type": int(file_type)}
     if dtype == "q8_0":
         settings["general.quantization_version"] = gguf.GGML_QUANT_VERSION
-    settings |= _shape_settings(family, config) | vocabulary.settings()
+    settings |= settings_of(family, config) | vocabulary.settings()
     if chat_template is not None:
         settings["tokenizer.chat_template"] = chat_template
     kinds = {theirs: _kind_of(theirs, t, wanted) for theirs, t in _tensors(family, config, state)}
@@ -170,73 +169,6 @@ def write_gguf(
             writer.write_tensor_data(_stored(theirs, tensor, kinds[theirs]))
 
 
-def _family_for_llama_cpp(config: ModelConfig) -> str:
-    """Return the family, which is llama.cpp's architecture of the same name too.
-
-    Raises:
-        UserError: there is none, because of which setting.
-    """
-    family = family_of(config)
-    if lacking := _lacking(config, family):
-        raise UserError(
-            f"llama.cpp has no architecture with {lacking}; export the model with --to hf instead"
-        )
-    return family
-
-
-def _lacking(config: ModelConfig, family: str) -> str | None:
-    """Return the settings for which llama.cpp has no architecture, or None."""
-    c, rotary = config, config.position == "rope"
-    activations = ("swiglu", "relu2") if rotary else ("gelu",)
-    reasons = {
-        f"attention_gate = {c.attention_gate}": c.attention_gate != "none",
-        f"position = {c.position} and norm = {c.norm}": c.norm
-        != ("rmsnorm" if rotary else "layernorm"),
-        f"position = {c.position} and mlp = {c.mlp}": c.mlp not in activations,
-        "position = learned and qk_norm": not rotary and c.qk_norm,
-        "position = learned and n_kv_head < n_head": not rotary and c.n_kv_head < c.n_head,
-        "position = learned and n_head x head_dim other than n_embd": not rotary
-        and c.n_head * c.head_dim != c.n_embd,
-        "mlp = relu2 and qk_norm": c.mlp == "relu2" and c.qk_norm,
-        "bias and qk_norm": c.bias and c.qk_norm,
-        "bias and mlp = relu2": c.bias and c.mlp == "relu2",
-        "qk_norm and rope_scaling = llama3": family == "qwen3" and c.rope_scaling == "llama3",
-    }
-    return next((f"model.{setting}" for setting, is_so in reasons.items() if is_so), None)
-
-
-def _shape_settings(family: str, config: ModelConfig) -> Settings:
-    """Return a shape as {key of the file: value}; what GGUF cannot say goes under keys of our own."""
-    c = config
-    shape: Settings = {
-        "vocab_size": c.vocab_size,
-        "context_length": c.block_size,
-        "embedding_length": c.n_embd,
-        "block_count": c.n_layer,
-        "feed_forward_length": c.mlp_hidden,
-        "attention.head_count": c.n_head,
-    }
-    if c.position == "learned":
-        shape["attention.layer_norm_epsilon"] = c.norm_eps
-    else:
-        shape |= {
-            "attention.head_count_kv": c.n_kv_head,
-            "attention.key_length": c.head_dim,
-            "attention.value_length": c.head_dim,
-            "attention.layer_norm_rms_epsilon": c.norm_eps,
-            "rope.dimension_count": c.head_dim,
-            "rope.freq_base": c.rope_theta,
-        }
-    scaling = c.rope_scaling if c.position == "rope" else "none"
-    if scaling == "linear":
-        shape |= {"rope.scaling.type": "linear", "rope.scaling.factor": c.rope_factor}
-    beyond = ["bias", "dropout"]
-    if scaling == "llama3":  # GGUF has only what comes of them
-        beyond += ["rope_factor", "rope_low_freq", "rope_high_freq", "rope_old_context"]
-    own = {f"minigpt.{key}": getattr(c, key) for key in beyond}
-    return {f"{family}.{key}": value for key, value in shape.items()} | own
-
-
 def _write_settings(writer: gguf.GGUFWriter, settings: Settings) -> None:
     add: dict[type, Callable[[str, Any], None]] = {
         bool: writer.add_bool,
@@ -252,7 +184,7 @@ def _write_settings(writer: gguf.GGUFWriter, settings: Settings) -> None:
 def _tensors(family: str, config: ModelConfig, state: Tensors) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a model under llama.cpp's names, one at a time; a tied head is left out."""
     if config.position == "rope" and config.rope_scaling == "llama3":
-        yield _FREQUENCIES, _slowing(config)
+        yield FREQUENCIES, _slowing(config)
     for theirs, ours in _names(family, config).items():
         if theirs == "output.weight" and config.tie_embeddings:
             continue
@@ -306,7 +238,7 @@ def read_gguf(path: Path) -> tuple[ModelConfig, Tensors]:
     """
     settings, stored = read_header(path)
     try:
-        config = _shape(settings, stored)
+        config = shape_in(settings, stored)
         return config, _state(settings["general.architecture"], config, stored)
     except UserError as error:
         raise UserError(f"{path} cannot be loaded: {error}") from None
@@ -325,110 +257,6 @@ def read_gguf_vocabulary(path: Path) -> Vocabulary:
         raise UserError(f"{path} cannot be loaded: {error}") from None
 
 
-def _shape(settings: Settings, stored: dict[str, StoredTensor]) -> ModelConfig:
-    """Return the shape that the settings say, and the tensors where those do not."""
-    family = settings.get("general.architecture")
-    if not isinstance(family, str) or family not in _ARCHITECTURES:
-        raise UserError(
-            f"general.architecture is {family!r}; wanted one of {', '.join(_ARCHITECTURES)}"
-        )
-    if "token_embd.weight" not in stored:
-        raise UserError("it has no token_embd.weight")
-    reader = _Reader(settings, f"{family}.")
-    rows, *width = stored["token_embd.weight"].shape or (0,)
-    if width != [reader.whole("embedding_length")]:
-        raise UserError(f"token_embd.weight is not {reader.whole('embedding_length')} wide")
-    layers = reader.whole("block_count")
-    if 6 * layers > len(stored):  # so many has the smallest layer
-        raise UserError(f"{family}.block_count is {layers}, but it has only {len(stored)} tensors")
-    learned = family == "gpt2"
-    own = _Reader(settings, "minigpt.")
-    return ModelConfig(
-        vocab_size=rows,
-        block_size=reader.whole("context_length"),
-        n_layer=layers,
-        n_head=reader.whole("attention.head_count"),
-        n_embd=reader.whole("embedding_length"),
-        mlp_hidden=reader.whole("feed_forward_length"),
-        norm_eps=reader.real(f"attention.layer_norm_{'' if learned else 'rms_'}epsilon"),
-        position="learned" if learned else "rope",
-        norm="layernorm" if learned else "rmsnorm",
-        mlp={"gpt2": "gelu", "arcee": "relu2"}.get(family, "swiglu"),  # ty: ignore[invalid-argument-type]
-        qk_norm=family == "qwen3",
-        bias=bool(settings.get("minigpt.bias", "blk.0.attn_output.bias" in stored)),
-        tie_embeddings="output.weight" not in stored,
-        dropout=own.real("dropout", 0.0),
-        **({} if learned else _rotary_shape(reader, own, _FREQUENCIES in stored)),
-    ).resolve()
-
-
-def _rotary_shape(reader: "_Reader", own: "_Reader", slowed: bool) -> dict[str, Any]:
-    heads = reader.whole("attention.head_count")
-    head_dim = reader.whole("attention.key_length", 0)
-    reader.expect("attention.value_length", head_dim)
-    reader.expect("rope.dimension_count", head_dim or reader.whole("embedding_length") // heads)
-    reader.expect("attention.sliding_window", 0)
-    kind = reader.settings.get(f"{reader.prefix}rope.scaling.type", "none")
-    if kind not in ("none", "linear") or (slowed and kind != "none"):
-        raise UserError(
-            f"its rotary positions are scaled by {kind!r}; this model has linear and llama3"
-        )
-    shape: dict[str, Any] = {
-        "n_kv_head": reader.whole("attention.head_count_kv", heads),
-        "head_dim": head_dim,
-        "rope_theta": reader.real("rope.freq_base", 10_000.0),
-        "rope_scaling": kind,
-    }
-    if kind == "linear":
-        shape["rope_factor"] = reader.real("rope.scaling.factor")
-    if slowed:
-        shape |= {
-            "rope_scaling": "llama3",
-            "rope_factor": own.real("rope_factor"),
-            "rope_low_freq": own.real("rope_low_freq"),
-            "rope_high_freq": own.real("rope_high_freq"),
-            "rope_old_context": own.whole("rope_old_context"),
-        }
-    return shape
-
-
-class _Reader:
-    """The settings under one prefix, each refused by name where it is missing or not what it should be."""
-
-    def __init__(self, settings: Settings, prefix: str) -> None:
-        self.settings, self.prefix = settings, prefix
-
-    def whole(self, key: str, default: int | None = None) -> int:
-        value = self._value(key, default)
-        # Larger ones are lies, and sizes made of them would not fit 64 bits.
-        if type(value) is not int or (value != default and not 1 <= value <= 2**24):
-            raise UserError(
-                f"{self.prefix}{key} is {_shown(value)}; wanted a whole number from 1 to 2^24"
-            )
-        return value
-
-    def real(self, key: str, default: float | None = None) -> float:
-        value = self._value(key, default)
-        if type(value) is not float:
-            raise UserError(f"{self.prefix}{key} is {_shown(value)}; wanted a number")
-        return float(str(np.float32(value)))  # 1e-05 as it was meant, not as fp32 has it
-
-    def expect(self, key: str, wanted: int) -> None:
-        value = self.settings.get(self.prefix + key, wanted)
-        if value != wanted:
-            raise UserError(f"{self.prefix}{key} is {_shown(value)}; this model has only {wanted}")
-
-    def _value(self, key: str, default: Any) -> Any:
-        value = self.settings.get(self.prefix + key, default)
-        if value is None:
-            raise UserError(f"it has no setting {self.prefix}{key}")
-        return value
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if len(repr(value)) < 80 else f"{repr(value)[:80]}…"
-
-
 def _state(family: str, config: ModelConfig, stored: dict[str, StoredTensor]) -> Tensors:
     """Return the tensors under our names, checked against the shape."""
     left, state = dict(stored), {}
@@ -441,7 +269,7 @@ def _state(family: str, config: ModelConfig, stored: dict[str, StoredTensor]) ->
                 state |= _divided(theirs, ours, whole, _heads_to_turn(family, theirs, config))
     if config.tie_embeddings:
         state["head.weight"] = state["embedding.weight"]
-    _check_slowing(config, left.pop(_FREQUENCIES, None))
+    _check_slowing(config, left.pop(FREQUENCIES, None))
     if left:
         raise UserError(f"its tensor {min(left)} is not part of the model")
     _check_fit(config, state)
@@ -478,9 +306,9 @@ def _check_fit(config: ModelConfig, state: Tensors) -> None:
 
 def _check_slowing(config: ModelConfig, stored: StoredTensor | None) -> None:
     if stored is not None:
-        found, wanted = _numbers(_FREQUENCIES, stored), _slowing(config)
+        found, wanted = _numbers(FREQUENCIES, stored), _slowing(config)
         if found.shape != wanted.shape or not torch.allclose(found, wanted):
-            raise UserError(f"{_FREQUENCIES} is not what the settings minigpt.rope_… make")
+            raise UserError(f"{FREQUENCIES} is not what the settings minigpt.rope_… make")
 
 
 def _numbers(name: str, stored: StoredTensor) -> Tensor:

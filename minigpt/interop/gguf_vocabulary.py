@@ -11,11 +11,19 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from minigpt.errors import UserError
+from minigpt.interop.gguf_sentencepiece import (
+    BYTE,
+    INSTEAD,
+    SPACE,
+    adds_space,
+    check_sentencepiece,
+    scores_of,
+)
 from minigpt.tokenizer import Tokenizer
 from minigpt.tokenizer.patterns import PATTERNS
 
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # kinds of tokens, as llama.cpp counts them
-SPACE = "▁"  # U+2581, which stands for a space in SentencePiece
+# Kinds of tokens, as llama.cpp counts them.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, OF_BYTE = 1, 2, 3, 4, 5, 6
 _LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -27,9 +35,8 @@ SPLITS = {
     (_LLAMA_3,): "llama-bpe",
     (r"\p{N}", PATTERNS["gpt2"]): "smollm",
 }
-_WHOLE_WORDS_FIRST = (
-    "llama-bpe"  # the one split under which llama.cpp takes a word that is a piece without merging
-)
+# The one split under which llama.cpp takes a word that is a piece without merging.
+_WHOLE_WORDS_FIRST = "llama-bpe"
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,13 @@ class Vocabulary:
         pre: llama.cpp's name of how text is cut before merging.
         tokens: each id's piece, as llama.cpp writes it.
         token_type: each id's kind.
-        merges: two pieces with a space between them, in the order in which they were learnt.
-        bos_token_id, eos_token_id, padding_token_id: here always one and the same.
-        add_bos_token, add_eos_token, add_space_prefix: what llama.cpp adds to a text by itself: nothing.
+        merges: of byte-level BPE, two pieces with a space between them, in the order in which they were learnt.
+        scores: of pieces of SentencePiece, the higher the earlier a piece is made.
+        bos_token_id: what begins a text; of a tokenizer that puts nothing before one, what ends it.
+        eos_token_id, padding_token_id: what ends a text.
+        unknown_token_id: what stands for the unknown, where there is such a piece.
+        add_bos_token, add_space_prefix: what llama.cpp puts before a text, as the tokenizer does.
+        add_eos_token: whether it puts something after it: never.
     """
 
     model: str
@@ -51,19 +62,43 @@ class Vocabulary:
     tokens: list[str]
     token_type: list[int]
     merges: list[str]
+    scores: list[float]
     bos_token_id: int
     eos_token_id: int
     padding_token_id: int
-    add_bos_token: bool = False
+    unknown_token_id: int | None
+    add_bos_token: bool
+    add_space_prefix: bool
     add_eos_token: bool = False
-    add_space_prefix: bool = False
 
     def settings(self) -> dict[str, Any]:
         """Return {key of the file: value}; what the model does not have is left out."""
         made = {f"tokenizer.ggml.{f.name}": getattr(self, f.name) for f in fields(self)}
-        if self.model == "llama":
-            made["tokenizer.ggml.scores"] = [0.0] * len(self.tokens)
-        return {key: value for key, value in made.items() if value not in ("", [])}
+        return {key: value for key, value in made.items() if value not in _NOTHING}
+
+
+# What a file leaves out, and what that means.
+_LEFT_OUT: dict[str, Any] = {"pre": "", "merges": [], "scores": [], "unknown_token_id": None}
+_NOTHING = tuple(_LEFT_OUT.values())
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """How a tokenizer makes ids of a text.
+
+    Attributes:
+        model, pre, add_space_prefix: as in `Vocabulary`.
+        merges: pairs of pieces in the order in which they are joined.
+        names: the piece of each id, as llama.cpp writes it.
+        unknown: the piece that stands for the unknown.
+    """
+
+    model: str
+    pre: str
+    merges: list[list[str]]
+    names: dict[int, str]
+    unknown: str | None = None
+    add_space_prefix: bool = False
 
 
 def vocabulary_of(tokenizer: Tokenizer, rows: int, say: Callable[[str], None]) -> Vocabulary:
@@ -83,21 +118,33 @@ def vocabulary_of(tokenizer: Tokenizer, rows: int, say: Callable[[str], None]) -
             "pass the run directory that both came from"
         )
     content = json.loads(tokenizer.backend.to_str())
-    model, pre, merges, names = _KINDS[tokenizer.kind](content, say)
+    if tokenizer.kind != "char":
+        _check_added(content)
+    rules = _RULES[tokenizer.kind](content, say)
     added = {token["id"]: token for token in content["added_tokens"]}
     tokens, kinds = [], []
     for token in range(rows):
-        if token in added:
-            special = added[token]["special"] or tokenizer.kind == "char"
-            tokens.append(added[token]["content"])
-            kinds.append(CONTROL if special else USER_DEFINED)
-        else:
-            tokens.append(names.get(token, f"[PAD{token}]"))
-            kinds.append(NORMAL if token in names else UNUSED)
+        name = added[token]["content"] if token in added else rules.names.get(token)
+        special = token in added and (added[token]["special"] or tokenizer.kind == "char")
+        tokens.append(f"[PAD{token}]" if name is None else name)
+        kinds.append(_kind_of(name, rules, token in added, special))
     if twice := [name for name, count in Counter(tokens).items() if count > 1]:
         raise UserError(f"the tokenizer has the piece {twice[0]!r} twice; GGUF wants each once")
-    end = _end(tokenizer, kinds)
-    return Vocabulary(model, pre, tokens, kinds, merges, end, end, end)
+    byte_level, end = rules.model == "gpt2", _end(tokenizer, kinds)
+    return Vocabulary(
+        model=rules.model,
+        pre=rules.pre,
+        tokens=tokens,
+        token_type=kinds,
+        merges=[" ".join(pair) for pair in rules.merges] if byte_level else [],
+        scores=[] if byte_level else scores_of(tokens, rules.merges),
+        bos_token_id=_begin(tokenizer, end),
+        eos_token_id=end,
+        padding_token_id=end,
+        unknown_token_id=kinds.index(UNKNOWN) if UNKNOWN in kinds else None,
+        add_bos_token=bool(tokenizer.prefix),
+        add_space_prefix=rules.add_space_prefix,
+    )
 
 
 def vocabulary_in(settings: dict[str, Any]) -> Vocabulary:
@@ -106,21 +153,40 @@ def vocabulary_in(settings: dict[str, Any]) -> Vocabulary:
     Raises:
         UserError: they say too little, or it is of a kind that this program does not write.
     """
-    empty: dict[str, Any] = {"pre": "", "merges": []}
     found = {
-        f.name: settings.get(f"tokenizer.ggml.{f.name}", empty.get(f.name))
+        f.name: settings.get(f"tokenizer.ggml.{f.name}", _LEFT_OUT.get(f.name))
         for f in fields(Vocabulary)
     }
-    if missing := [f"tokenizer.ggml.{name}" for name, value in found.items() if value is None]:
-        raise UserError(f"it has no {', '.join(missing)}")
+    missing = [n for n, value in found.items() if value is None and n not in _LEFT_OUT]
+    if missing:
+        raise UserError(f"it has no {', '.join(f'tokenizer.ggml.{name}' for name in missing)}")
     return Vocabulary(**found)
 
 
-_Kind = tuple[str, str, list[str], dict[int, str]]
+def _check_added(content: dict[str, Any]) -> None:
+    """Refuse added tokens that are found otherwise than letter by letter in the text as it came."""
+    changes = content["normalizer"] is not None and content["normalizer"] != {"type": "NFC"}
+    for token in content["added_tokens"]:
+        odd = [flag for flag in ("lstrip", "rstrip", "single_word") if token[flag]]
+        odd += ["normalized"] * (token["normalized"] and changes)
+        if odd and not token["special"]:
+            raise UserError(
+                f"the tokenizer looks for {token['content']!r} with {odd[0]}, which llama.cpp does not know; {INSTEAD}"
+            )
 
 
-def _byte_level(content: dict[str, Any], say: Callable[[str], None]) -> _Kind:
-    """Return model, name of the split, merges and {id: piece} of a byte-level BPE."""
+def _kind_of(name: str | None, rules: _Rules, added: bool, special: bool) -> int:
+    if name is None:
+        return UNUSED
+    if name == rules.unknown:
+        return UNKNOWN
+    if added:
+        return CONTROL if special else USER_DEFINED
+    return OF_BYTE if rules.model == "llama" and BYTE.fullmatch(name) else NORMAL
+
+
+def _byte_level(content: dict[str, Any], say: Callable[[str], None]) -> _Rules:
+    """Return the rules of a byte-level BPE."""
     model, normalizer = content["model"], content["normalizer"]
     if normalizer == {"type": "NFC"}:
         say(
@@ -128,25 +194,25 @@ def _byte_level(content: dict[str, Any], say: Callable[[str], None]) -> _Kind:
         )
     elif normalizer:
         raise UserError(
-            f"the tokenizer changes text by {normalizer['type']} first, which llama.cpp does not; {_INSTEAD}"
+            f"the tokenizer changes text by {normalizer['type']} first, which llama.cpp does not; {INSTEAD}"
         )
     pre = SPLITS.get(tuple(_expressions(content["pre_tokenizer"])))
     if pre is None:
         raise UserError(
             "the tokenizer cuts text by a pattern that llama.cpp has under none of the names "
-            f"{', '.join(SPLITS.values())}; {_INSTEAD}"
+            f"{', '.join(SPLITS.values())}; {INSTEAD}"
         )
     odd = [name for name in _UNUSUAL if model.get(name)]
     odd += ["ignore_merges"] * (model.get("ignore_merges", False) != (pre == _WHOLE_WORDS_FIRST))
     if odd:
         raise UserError(
-            f"the tokenizer has {odd[0]} = {model.get(odd[0])!r}, and llama.cpp has not under {pre}; {_INSTEAD}"
+            f"the tokenizer has {odd[0]} = {model.get(odd[0])!r}, and llama.cpp has not under {pre}; {INSTEAD}"
         )
     if not model["merges"]:
         raise UserError(
             "the tokenizer has no merges, and llama.cpp wants some; train one with more ids"
         )
-    return "gpt2", pre, [" ".join(pair) for pair in model["merges"]], _names(model)
+    return _Rules("gpt2", pre, model["merges"], _names(model))
 
 
 _UNUSUAL = (
@@ -158,8 +224,8 @@ _UNUSUAL = (
 )
 
 
-def _characters(content: dict[str, Any], say: Callable[[str], None]) -> _Kind:
-    """Return model, name of the split, merges and {id: piece} of a character tokenizer."""
+def _characters(content: dict[str, Any], say: Callable[[str], None]) -> _Rules:
+    """Return the rules of a character tokenizer."""
     names = _names(content["model"])
     for bad, why in (
         (SPACE, "as which llama.cpp writes a space"),
@@ -167,16 +233,24 @@ def _characters(content: dict[str, Any], say: Callable[[str], None]) -> _Kind:
     ):
         if bad in names.values():
             raise UserError(
-                f"the character tokenizer has the character U+{ord(bad):04X}, {why}; {_INSTEAD}"
+                f"the character tokenizer has the character U+{ord(bad):04X}, {why}; {INSTEAD}"
             )
-    return "llama", "", [], {token: SPACE if c == " " else c for token, c in names.items()}
+    spaced = {token: SPACE if c == " " else c for token, c in names.items()}
+    return _Rules("llama", "", [], spaced)
 
 
-_KINDS: dict[str, Callable[[dict[str, Any], Callable[[str], None]], _Kind]] = {
+def _sentencepiece(content: dict[str, Any], say: Callable[[str], None]) -> _Rules:
+    """Return the rules of a BPE of SentencePiece."""
+    check_sentencepiece(content)
+    spaced, model = adds_space(content, say), content["model"]
+    return _Rules("llama", "", model["merges"], _names(model), model["unk_token"], spaced)
+
+
+_RULES: dict[str, Callable[[dict[str, Any], Callable[[str], None]], _Rules]] = {
     "bpe": _byte_level,
     "char": _characters,
+    "other": _sentencepiece,
 }
-_INSTEAD = "export it with --to hf instead"
 
 
 def _names(model: dict[str, Any]) -> dict[int, str]:
@@ -210,5 +284,14 @@ def _end(tokenizer: Tokenizer, kinds: list[int]) -> int:
         return kinds.index(UNUSED)
     raise UserError(
         "the tokenizer has no token that ends a text, and llama.cpp would take an ordinary one for it; "
-        f"{_INSTEAD}"
+        f"{INSTEAD}"
     )
+
+
+def _begin(tokenizer: Tokenizer, end: int) -> int:
+    """Return the id that begins a text: the one that the tokenizer puts there, else what ends one."""
+    if len(tokenizer.prefix) > 1:
+        raise UserError(
+            f"the tokenizer puts {len(tokenizer.prefix)} ids before a text, and llama.cpp at most one; {INSTEAD}"
+        )
+    return tokenizer.prefix[0] if tokenizer.prefix else end
