@@ -397,13 +397,17 @@ def convert(value: Any, wanted: Any) -> Any:
         except ValueError:
             pass
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > 10**300:
+            raise ValueError("is a huge number; wanted one that a computer can hold")
         return float(value)
     if type(value) is not wanted:
-        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[
-            wanted
-        ]
-        raise ValueError(f"is {value!r}; wanted {kind}")
+        raise ValueError(f"is {value!r}; wanted {_kind_of(wanted)}")
     return value
+
+
+def _kind_of(wanted: Any) -> str:
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return kinds.get(wanted, "another value")
 
 
 def convert_all(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -448,7 +452,9 @@ def _section_problems(name: str, section: Any) -> Iterator[str]:
     for item in dataclasses.fields(section):
         value = getattr(section, item.name)
         try:
-            convert(value, wanted[item.name])
+            kept = convert(value, wanted[item.name])
+            if isinstance(value, str) != isinstance(kept, str):
+                raise ValueError(f"is the text {value!r}; wanted {_kind_of(wanted[item.name])}")
         except ValueError as error:
             sound = False
             yield f"{name}.{item.name} {error}"
@@ -457,16 +463,15 @@ def _section_problems(name: str, section: Any) -> Iterator[str]:
         if isinstance(value, int | float) and not _within(value, low, high):
             sound = False
             limits = f"at least {low}" + ("" if high is None else f" and at most {high}")
-            limits = limits if math.isfinite(value) else "a finite number"
+            limits = limits if isinstance(value, int) or math.isfinite(value) else "a finite number"
             yield f"{name}.{item.name} is {value}; wanted {limits}"
     if sound and hasattr(section, "contradictions"):
         yield from section.contradictions()
 
 
 def _within(value: float, low: float | None, high: float | None) -> bool:
-    return (
-        math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
-    )
+    finite = isinstance(value, int) or math.isfinite(value)
+    return finite and (low is None or value >= low) and (high is None or value <= high)
 
 
 def _field_types(section: Any) -> dict[str, Any]:

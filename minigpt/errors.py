@@ -16,3 +16,9 @@ class ProofError(Exception):
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its class where there is none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def plain(name: object) -> str:
+    """Return a name out of a file as it may be shown: control characters spelt out, not too long."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(name)[:200])
+    return shown if len(str(name)) <= 200 else f"{shown}…"

@@ -71,6 +71,11 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def expanded(path: Path | str) -> Path:
+    """Return a path with ~ written out where there is such a user."""
+    return Path(os.path.expanduser(path))
+
+
 def place_of(name: str) -> Path | None:
     """Return the file or folder that a person named, or None; no text is so strange that asking is an error."""
     path = os.path.expanduser(name)

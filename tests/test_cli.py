@@ -557,3 +557,15 @@ def test_a_proof_that_fails_is_one_sentence_and_exit_1(trained, tmp_path, capsys
     assert shown.err.startswith("minigpt: what was written is not the same model, and is not kept")
     assert (shown.out, shown.err.count("\n")) == ("", 1)
     assert not (tmp_path / "out").exists()
+
+
+def test_sigterm_ends_a_verb_as_an_exception_does(trained, tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(
+        "minigpt.interop.export.compare", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    with pytest.raises(SystemExit) as ended:
+        call("export", trained, "--to", "hf", "--out", tmp_path / "out")
+    assert ended.value.code == 143
+    assert os.listdir(tmp_path) == []
+    assert signal.getsignal(signal.SIGTERM) is before

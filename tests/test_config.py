@@ -144,3 +144,13 @@ def test_every_setting_is_explained():
     for section in config.SECTIONS.values():
         for item in section.__dataclass_fields__.values():
             assert len(item.metadata["doc"]) > 5, item.name
+
+
+def test_text_in_the_place_of_a_number_is_refused_in_python_too():
+    for field, value in (("n_layer", "3"), ("norm_eps", "0.1"), ("bias", "true")):
+        with pytest.raises(UserError, match=f"model.{field} is the text {value!r}; wanted"):
+            ModelConfig(**{"vocab_size": 9, field: value}).resolve()
+    with pytest.raises(UserError, match="rope_theta is a huge number"):
+        ModelConfig(vocab_size=9, rope_theta=10**400).resolve()
+    with pytest.raises(UserError, match="n_layer is 1000"):
+        ModelConfig(vocab_size=9, n_layer=10**400).resolve()

@@ -132,7 +132,7 @@ def test_the_weights_are_as_readable_as_the_settings(tmp_path):
         (
             "llama",
             {"hidden_size": 64},
-            r"blocks.0.attention.output.weight is \(32, 32\), wanted \(64, 32\)",
+            r"blocks.0.attention.key.weight is \(16, 32\), wanted \(16, 64\)",
         ),
         ("llama", {"num_hidden_layers": 3}, r"blocks\.2\.attention.* is missing"),
         ("llama", {"num_hidden_layers": 1}, "is not part of the model"),
@@ -182,3 +182,61 @@ def test_every_setting_survives_in_our_own_family(tmp_path):
     )
     GPT(changed).save_pretrained(tmp_path)
     assert GPT.from_pretrained(tmp_path).config == changed
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "own: gate"])
+def test_a_head_of_its_own_is_never_dropped(name, tmp_path):
+    """As `transformers` does: what is said to be tied but stored twice, and differs, is two matrices."""
+    made = model(**(SWITCHES[name] | {"tie_embeddings": False}))
+    made.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text()) | {"tie_word_embeddings": True}
+    if name.startswith("own"):
+        settings["minigpt"]["tie_embeddings"] = True
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    loaded = GPT.from_pretrained(tmp_path)
+    ids = torch.randint(0, 29, (2, 12))
+    assert torch.equal(loaded(ids), made(ids))
+    assert not loaded.config.tie_embeddings
+
+
+def test_a_head_of_another_shape_is_refused_where_it_should_be_tied(tmp_path):
+    model(**SWITCHES["llama"]).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = safetensors.torch.load_file(path) | {"lm_head.weight": torch.ones(3, 32)}
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"head\.weight is \(3, 32\), wanted \(29, 32\)"):
+        GPT.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "sentence"),
+    [
+        ("h.0.attn.c_attn.weight", torch.tensor(1.0), "c_attn.weight has 0 dimensions, wanted 2"),
+        (
+            "h.0.attn.c_proj.weight",
+            torch.ones(2, 32, 32),
+            "c_proj.weight has 3 dimensions, wanted 2",
+        ),
+        ("h.0.attn.c_attn.bias", torch.tensor(1.0), r"c_attn\.bias is \(\); wanted 3 parts"),
+        (
+            "h.0.attn.c_attn.bias",
+            torch.ones(95),
+            r"c_attn\.bias is \(95,\); wanted 3 parts of one size",
+        ),
+        (
+            "h.0.ln_1.weight",
+            torch.ones(32).to(torch.float8_e4m3fn),
+            "is float8_e4m3fn, wanted floating",
+        ),
+        ("h.0.ln_1.weight", torch.ones(32, dtype=torch.int8), "is int8, wanted floating point"),
+        ("h.0.ln_1.weight", torch.full((32,), float("inf")), "numbers that are not finite"),
+    ],
+)
+def test_a_tensor_of_another_kind_is_refused_by_name(name, tensor, sentence, tmp_path):
+    model(**SWITCHES["gpt2"]).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = safetensors.torch.load_file(path) | {f"transformer.{name}": tensor}
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=sentence):
+        GPT.from_pretrained(tmp_path)

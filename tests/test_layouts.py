@@ -254,3 +254,45 @@ def test_a_tensor_too_many_or_of_another_shape_is_refused():
         ours(read_layout(state | {"transformer.ln_f.weight": torch.ones(3)}, {}, {}))
     with pytest.raises(UserError, match=r"c_attn\.weight has 1 dimensions, wanted 2"):
         read_layout(state | {"transformer.h.0.attn.c_attn.weight": torch.ones(3)}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"rotary": True}, "its model_args have rotary, which this model lacks"),
+        ({"n_head": "four"}, "say n_head as a str; wanted a number"),
+        ({"n_head": -2}, "n_head is -2; wanted a whole number of at least 1"),
+        ({"n_head": 1.5}, r"n_head is 1\.5; wanted a whole number"),
+        ({"dropout": torch.ones(3)}, "say dropout as a Tensor; wanted a number"),
+        ({"dropout": 5}, r"dropout is 5\.0; wanted at least 0"),
+        ({"bias": True}, "say bias = True, but its tensors are of False"),
+    ],
+)
+def test_settings_beside_the_tensors_are_checked_and_none_is_ignored(arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        ours(read_layout(Fused(bias=False).state_dict(), arguments, {}))
+
+
+SPLIT_DAMAGE = {
+    "differ in shape or type": {"blocks.0.attn.value.weight": torch.ones(0, 128)},
+    "value.weight differ in shape or type": {
+        "blocks.0.attn.key.weight": torch.ones(128, 128).char()
+    },
+    r"pos_emb is \(2, 8, 128\); wanted \(1, positions, channels\)": {
+        "pos_emb": torch.ones(2, 8, 128)
+    },
+    r"pos_emb is \(\); wanted": {"pos_emb": torch.tensor(1.0)},
+}
+
+
+@pytest.mark.parametrize("sentence", SPLIT_DAMAGE)
+def test_parts_that_do_not_fit_together_are_refused(sentence):
+    with pytest.raises(UserError, match=sentence):
+        ours(read_layout(Split().state_dict() | SPLIT_DAMAGE[sentence], {}, {}))
+
+
+def test_a_key_without_its_query_is_not_dropped():
+    state = Split().state_dict()
+    del state["blocks.1.attn.query.weight"]
+    with pytest.raises(UserError, match=r"blocks\.1\.attn\.key\.weight is not part of the model"):
+        ours(read_layout(state, {}, {}))

@@ -1,6 +1,7 @@
 import io
 import os
 import pickle
+import sys
 import threading
 import warnings
 from collections import OrderedDict
@@ -225,3 +226,37 @@ def test_a_path_that_cannot_be_read_is_refused(tmp_path):
         UserError, match=r"none\.pth cannot be loaded: it cannot be read: No such file"
     ):
         read_checkpoint(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    "name", ["module.transformer.ln_f.weight", "_orig_mod.transformer.ln_f.weight"]
+)
+def test_one_tensor_under_two_names_is_refused(name):
+    with pytest.raises(
+        UserError, match=r"transformer\.ln_f\.weight is there twice, with and without a prefix"
+    ):
+        read_checkpoint(as_bytes(NANO.state_dict() | {name: torch.ones(64)}))
+
+
+def test_a_shape_that_a_file_states_is_not_given_again(tmp_path):
+    model = GPT(tiny())
+    write_pth(tmp_path / "m.pth", model.config, model.state_dict())
+    with pytest.raises(UserError, match=r"its shape is in the metadata; leave --model\.n_head out"):
+        read_checkpoint(tmp_path / "m.pth", {"n_head": 2})
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"its shape is in the config\.json beside it; leave"):
+        read_checkpoint(tmp_path / "model.safetensors", {"n_head": 2})
+
+
+def test_what_is_nested_too_deeply_is_refused():
+    deep: list = []
+    for _ in range(3000):
+        deep = [deep]
+    state = NANO.state_dict()
+    state._metadata[""]["minigpt"] = {"n_layer": deep}
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(50_000)
+    made = as_bytes(state)
+    sys.setrecursionlimit(limit)
+    with pytest.raises(UserError, match="cannot be loaded: it is nested too deeply"):
+        read_checkpoint(made)

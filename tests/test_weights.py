@@ -120,3 +120,32 @@ def test_of_two_models_in_one_folder_the_newer_counts_or_none(folder, ours):
         else:
             with pytest.raises(UserError, match="which may be two models; remove the older one"):
                 read_weights(folder)
+
+
+def test_a_tensor_in_another_file_than_the_index_says_is_refused(folder):
+    write_weights(folder, TENSORS, 300)
+    first, second = sorted(folder.glob("model-0000[12]*"))
+    both = safetensors.torch.load_file(second) | {"layer.0": TENSORS["layer.0"] + 1}
+    safetensors.torch.save_file(both, second)
+    with pytest.raises(
+        UserError, match=r"layer\.0 is in model-00002.* says that it is in another file"
+    ):
+        read_weights(folder)
+    assert first.is_file()
+
+
+def test_a_file_that_is_no_file_is_missing(folder):
+    os.mkfifo(folder / WEIGHTS)
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        read_weights(folder)
+
+
+def test_a_name_from_a_file_is_shown_without_its_control_characters(folder):
+    write_weights(folder, TENSORS, 300)
+    change(
+        folder,
+        lambda index: index["weight_map"].update({"a\x1b[31m\nb": index["weight_map"]["layer.0"]}),
+    )
+    with pytest.raises(UserError) as refused:
+        read_weights(folder)
+    assert str(refused.value).isprintable()

@@ -121,7 +121,7 @@ def transformers_gpt2(settings: dict[str, Any], seconds: float) -> Measured:
     theirs = transformers.GPT2Config(
         vocab_size=shape.vocab_size, n_positions=shape.block_size, n_embd=shape.n_embd, n_layer=shape.n_layer,
         n_head=shape.n_head, embd_pdrop=shape.dropout, resid_pdrop=shape.dropout, attn_pdrop=shape.dropout,
-        bos_token_id=0, eos_token_id=0, loss_type="ForCausalLM",
+        bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     model = transformers.GPT2LMHeadModel(theirs).to(runtime.device).train()
     if runtime.device.type == "cuda":

@@ -3,13 +3,16 @@
 Progress goes to standard error, results to standard output. Exit status: 0 done, 2 bad input, 1 anything else.
 """
 
+import contextlib
 import errno
 import io
 import json
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +53,28 @@ def run(started: float, arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # what a terminal cannot show it shows as "?"
+    with _unwinding():
+        return _carry_out(arguments)
+
+
+@contextlib.contextmanager
+def _unwinding() -> Generator[None]:
+    """Have SIGTERM end the block as an exception does, so that nothing half written stays; status 143."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _carry_out(arguments: Sequence[str] | None) -> int:
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         command(*bound.args, **bound.kwargs)

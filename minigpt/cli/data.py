@@ -10,6 +10,7 @@ from minigpt import config
 from minigpt.cli.app import JSON, TEXT, app, elapsed, finish, refuse_file, say, show, standard_input
 from minigpt.cli.settings import NO_PREPARE_OPTIONS, given
 from minigpt.errors import UserError
+from minigpt.files import expanded
 
 
 @app.command
@@ -65,7 +66,7 @@ def prepare(
         raise UserError(f"--tasks {tasks} needs --executor local, slurm or ray to run them")
     if out == Path():
         raise UserError("--out is empty or the folder you are in; the tokens need one of their own")
-    refuse_file(out.expanduser())
+    refuse_file(expanded(out))
     from minigpt import machine
     from minigpt.data.encode import SHARD_TOKENS
     from minigpt.data.executors import Tasks
@@ -74,7 +75,7 @@ def prepare(
     how = Tasks(executor, tasks, slurm_partition, slurm_time) if executor else None
     made = prepare_folder(
         settings,
-        out.expanduser(),
+        expanded(out),
         say,
         workers=workers,
         shard_tokens=shard_tokens or SHARD_TOKENS,

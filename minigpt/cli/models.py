@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from minigpt import config
 from minigpt.cli.app import JSON, app, finish, say, show
 from minigpt.cli.settings import NO_SHAPE_OPTIONS, given
+from minigpt.files import expanded
 
 
 @app.command(name="import")
@@ -37,7 +38,7 @@ def import_model(
     from minigpt.interop.export import import_model
 
     shape = config.convert_all("model", given(options).get("model", {}))
-    proof = import_model(path, out.expanduser(), tokenizer=tokenizer, given=shape, say=say)
+    proof = import_model(path, expanded(out), tokenizer=tokenizer, given=shape, say=say)
     show(proof.sentence())
     finish(as_json, proof.facts())
 
@@ -70,6 +71,6 @@ def export_model(
     """
     from minigpt.interop.export import export
 
-    proof = export(run, to, out.expanduser(), dtype=quantize or "f32", say=say)
+    proof = export(run, to, expanded(out), dtype=quantize or "f32", say=say)
     show(proof.sentence())
     finish(as_json, proof.facts())

@@ -10,6 +10,7 @@ from cyclopts import Group, Parameter
 from minigpt import config
 from minigpt.config import DataConfig, ModelConfig, RunConfig, SampleConfig
 from minigpt.errors import UserError
+from minigpt.files import expanded
 
 # What `train` and `plan` have in common beside the settings.
 PRESET = Annotated[
@@ -135,4 +136,4 @@ def out_of(out: Path | None, preset: str | None, data: str | None) -> Path:
         data = "standard-input"
     if out is not None and out == Path():
         raise UserError("--out is empty or the folder you are in; a run needs a folder of its own")
-    return out.expanduser() if out else Path("runs") / (preset or Path(data or "latest").stem)
+    return expanded(out) if out else Path("runs") / (preset or Path(data or "latest").stem)

@@ -15,7 +15,7 @@ from minigpt.data.tokens import Tokens, find_prepared
 from minigpt.errors import UserError
 from minigpt.evaluate.baselines import baselines
 from minigpt.evaluate.likelihood import evaluate
-from minigpt.files import read_json
+from minigpt.files import expanded, read_json
 from minigpt.interop.loading import load_both
 from minigpt.loss import TrainStep
 from minigpt.rundir import RunDir
@@ -83,7 +83,7 @@ def tokens_of(run: Path | str) -> Tokens:
 
 def _run_of(run: Path | str) -> Path:
     """Return the run directory that a checkpoint belongs to, or the path itself."""
-    path = Path(run).expanduser().resolve()
+    path = expanded(run).resolve()
     return path.parent.parent if path.parent.name == "checkpoints" else path
 
 

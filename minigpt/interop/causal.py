@@ -9,16 +9,18 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
+import safetensors
 import torch
 from torch import Tensor, nn
 
 from minigpt.config import ModelConfig
-from minigpt.errors import UserError, first_line
+from minigpt.errors import UserError, first_line, plain
 from minigpt.model.attention import Cache
 from minigpt.model.transformer import GPT
 from minigpt.tokenizer import Tokenizer
 
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+_STORED = ("F64", "F32", "F16", "BF16")
 _CONTEXT = 2048  # of a model that states none (ALiBi, recurrent ones)
 
 
@@ -34,7 +36,9 @@ class CausalLM(GPT):
         nn.Module.__init__(self)
         settings = inner.config.get_text_config()
         stated = (getattr(settings, name, None) for name in _CONTEXT_NAMES)
-        context = next((value for value in stated if isinstance(value, int)), _CONTEXT)
+        context = next(
+            (value for value in stated if isinstance(value, int) and value > 0), _CONTEXT
+        )
         self.inner = inner
         self.config = ModelConfig(vocab_size=settings.vocab_size, block_size=context)
         self.head = _Given(inner.get_output_embeddings() or inner.get_input_embeddings())
@@ -131,6 +135,8 @@ def load_causal(folder: Path, model_type: str) -> tuple[CausalLM, Tokenizer]:
             trust_remote_code=False, local_files_only=True,
         )  # fmt: skip
     _check(folder, found)
+    if stored is torch.float32:
+        _check_types(folder)
     return CausalLM(inner).eval(), _tokenizer_of(folder, transformers)
 
 
@@ -164,6 +170,19 @@ def _check(folder: Path, found: dict[str, Any]) -> None:
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise UserError(f"{folder} cannot be loaded: {', '.join(sorted(problems)[:4])}{more}")
+
+
+def _check_types(folder: Path) -> None:
+    """Refuse tensors that are not stored as floating-point numbers, which `transformers` would convert unasked."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safetensors.safe_open(path, "pt") as file:
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - no mapping
+        wrong = {name: kind for name, kind in kinds.items() if kind not in _STORED}
+        if wrong:
+            name = min(wrong)
+            raise UserError(
+                f"{folder} cannot be loaded: {plain(name)} is {wrong[name]}, wanted floating point"
+            )
 
 
 def _tokenizer_of(folder: Path, transformers: Any) -> Tokenizer:

@@ -5,6 +5,7 @@ came from.
 """
 
 import dataclasses
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from minigpt.config import ModelConfig
-from minigpt.errors import ProofError, UserError
+from minigpt.errors import ProofError, UserError, plain
 from minigpt.files import flush, read_json, replace_text
 from minigpt.interop.causal import CausalLM, unsupported
 from minigpt.interop.loading import Run, load, load_both
@@ -147,7 +148,7 @@ def write_proven(
 ) -> Proof:
     """Write a model beside `out`, compare what is read from there, and put it in its place only then."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as hidden:
+    with tempfile.TemporaryDirectory(prefix=".minigpt-", dir=out.parent) as hidden:
         written = Path(hidden) / out.name
         _write(written, model, tokenizer, to, dtype, template, say)
         again, ids = _read(written, to, model.config, tokenizer)
@@ -212,14 +213,26 @@ def check_free(out: Path, *, folder: bool) -> None:
     Raises:
         UserError: a folder was wanted and there is a file or a folder with something in it, or the other way round.
     """
-    if not out.name:
+    if out.name in ("", ".."):
         raise UserError("--out is empty or the folder you are in; name a new one")
-    if folder and out.is_file():
-        raise UserError(f"--out: {out} is a file; a folder was wanted")
-    if folder and out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out: the folder {out} is not empty; choose another")
-    if not folder and out.is_dir():
-        raise UserError(f"--out: {out} is a folder; the name of a file was wanted")
+    try:
+        if out.is_symlink():
+            raise UserError(f"--out: {plain(out)} is a link; name a new place")
+        if folder and out.is_file():
+            raise UserError(f"--out: {plain(out)} is a file; a folder was wanted")
+        if folder and out.is_dir() and any(out.iterdir()):
+            raise UserError(f"--out: the folder {plain(out)} is not empty; choose another")
+        if not folder and out.is_dir():
+            raise UserError(f"--out: {plain(out)} is a folder; the name of a file was wanted")
+        if not folder and out.exists():
+            raise UserError(
+                f"--out: {plain(out)} is there already; remove it, or choose another name"
+            )
+    except OSError as error:
+        raise UserError(f"--out cannot be {plain(out)[:60]}: {error.strerror}") from None
+    above = next(place for place in out.absolute().parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--out: nothing can be written in {plain(above)}; choose another place")
 
 
 def _write(

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
-from minigpt.config import ModelConfig
-from minigpt.errors import UserError
+from minigpt.config import ModelConfig, convert_all
+from minigpt.errors import UserError, plain
 from minigpt.model.families import from_hugging_face
 from minigpt.model.weights import Tensors
 
+# What nanoGPT keeps beside its tensors; the names are ours, too.
+_ARGUMENTS = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
 # Heads that minGPT's named shapes have, by (layers, channels); elsewhere 64 channels a head, as in every GPT-2.
 _KNOWN_HEADS = {(3, 48): 3, (4, 128): 4, (6, 192): 6, (8, 512): 16}
 
@@ -65,7 +67,7 @@ def _infer_own(state: Tensors, given: Mapping[str, Any]) -> Found:
     width = state[f"{first}attention.query_norm.weight"].numel() if qk_norm else 0
     learned = "position_embedding.weight" in names
     gated_mlp = f"{first}mlp.gate.weight" in names
-    layers = _layers(state, r"blocks\.(\d+)\.")
+    layers = _layers(state, r"blocks\.(\d{1,6})\.")
     heads = given.get("n_head") or (queries // width if width else _heads(layers, queries))
     width = width or queries // heads
     seen: dict[str, Any] = {
@@ -82,7 +84,7 @@ def _infer_own(state: Tensors, given: Mapping[str, Any]) -> Found:
         "tie_embeddings": _is_tied(state, "head.weight", "embedding.weight"),
     }
     if learned:
-        seen["block_size"] = len(state["position_embedding.weight"])
+        seen["block_size"] = _matrix(state, "position_embedding.weight")[0]
     assumed: dict[str, Any] = {"norm_eps": ModelConfig.norm_eps}
     assumed |= {} if learned else {"block_size": 1024, "rope_theta": ModelConfig.rope_theta}
     (seen if "norm.bias" in names else assumed)["norm"] = (
@@ -123,7 +125,7 @@ def _as_gpt2(state: Tensors) -> Tensors:
             name if name.startswith("lm_head.") else f"transformer.{name}": t
             for name, t in state.items()
         }
-    listed = ", ".join(sorted(state)[:3])
+    listed = plain(", ".join(sorted(state)[:3]))
     raise UserError(
         f"its tensors have names of no layout that is known without a config.json ({listed}, …); wanted ours, "
         "nanoGPT's, minGPT's or GPT-2's. Of a Hugging Face model pass the folder"
@@ -132,20 +134,27 @@ def _as_gpt2(state: Tensors) -> Tensors:
 
 def _from_old_mingpt(state: Tensors) -> Tensors:
     """Return the first layout of minGPT (2020), with query, key and value apart, under GPT-2's names."""
-    renamed: Tensors = {"transformer.wpe.weight": state["pos_emb"].flatten(0, -2)}
+    positions = state["pos_emb"]
+    if positions.dim() != 3 or positions.size(0) != 1:
+        raise UserError(f"pos_emb is {tuple(positions.shape)}; wanted (1, positions, channels)")
+    renamed: Tensors = {"transformer.wpe.weight": positions[0]}
+    taken = {"pos_emb"}
     for name, tensor in state.items():
         layer = re.fullmatch(r"blocks\.(\d+)\.attn\.query\.(weight|bias)", name)
         if layer:
             parts = [name.replace("query", part) for part in ("query", "key", "value")]
             if missing := [part for part in parts if part not in state]:
                 raise UserError(f"{missing[0]} is missing")
-            whole = torch.cat([state[part] for part in parts])
+            if len({(state[part].shape, state[part].dtype) for part in parts}) > 1:
+                raise UserError(f"{', '.join(parts)} differ in shape or type; wanted three alike")
+            whole = torch.cat([torch.atleast_1d(state[part]) for part in parts])
             renamed[f"transformer.h.{layer[1]}.attn.c_attn.{layer[2]}"] = whole
+            taken |= set(parts)
         elif mask := re.fullmatch(r"blocks\.(\d+)\.attn\.mask", name):
             renamed[f"transformer.h.{mask[1]}.attn.bias"] = tensor
-        elif name != "pos_emb" and not re.fullmatch(r"blocks\.\d+\.attn\.(key|value)\..*", name):
+        else:
             renamed[next(_renamings(name), name)] = tensor
-    return renamed
+    return {name: tensor for name, tensor in renamed.items() if name not in taken}
 
 
 def _renamings(name: str) -> Iterator[str]:
@@ -169,7 +178,8 @@ def _read_gpt2(state: Tensors, arguments: Mapping[str, Any], given: Mapping[str,
         )
         state = {n: t.t() if n.endswith(turned) and t.dim() == 2 else t for n, t in state.items()}
     vocabulary, channels = _matrix(state, "transformer.wte.weight")
-    layers = _layers(state, r"transformer\.h\.(\d+)\.")
+    layers = _layers(state, r"transformer\.h\.(\d{1,6})\.")
+    arguments = _understood(arguments)
     heads = given.get("n_head") or arguments.get("n_head") or _heads(layers, channels)
     exact = as_linear and not masks
     settings = {
@@ -197,6 +207,20 @@ def _read_gpt2(state: Tensors, arguments: Mapping[str, Any], given: Mapping[str,
     return Found(config, tensors, [_note(config, assumed, given)])
 
 
+def _understood(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `model_args` of nanoGPT; refuse what this model does not have, and values of another type."""
+    if unknown := sorted(plain(name) for name in arguments if name not in _ARGUMENTS):
+        raise UserError(
+            f"its model_args have {', '.join(unknown)[:80]}, which this model lacks; wanted nanoGPT's own"
+        )
+    for name, value in arguments.items():
+        if type(value) not in (int, float, bool):
+            raise UserError(
+                f"its model_args say {name} as a {type(value).__name__}; wanted a number"
+            )
+    return convert_all("model", arguments)
+
+
 def _compare(arguments: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
     """Refuse settings that contradict the tensors they come with."""
     names = {
@@ -205,10 +229,13 @@ def _compare(arguments: Mapping[str, Any], seen: Mapping[str, Any]) -> None:
         "block_size": "n_positions",
         "vocab_size": "vocab_size",
     }
-    for theirs, ours in names.items():
-        if arguments.get(theirs, seen[ours]) != seen[ours]:
+    found = {theirs: seen[ours] for theirs, ours in names.items()} | {
+        "bias": seen["minigpt"]["bias"]
+    }
+    for name, value in found.items():
+        if arguments.get(name, value) != value:
             raise UserError(
-                f"its model_args say {theirs} = {arguments[theirs]}, but its tensors are of {seen[ours]}"
+                f"its model_args say {name} = {arguments[name]}, but its tensors are of {value}"
             )
 
 
@@ -224,7 +251,7 @@ def _matrix(state: Tensors, name: str) -> tuple[int, int]:
 
 
 def _layers(state: Tensors, pattern: str) -> int:
-    return 1 + max(int(found[1]) for name in state if (found := re.match(pattern, name)))
+    return 1 + max((int(f[1]) for name in state if (f := re.match(pattern, name))), default=0)
 
 
 def _heads(layers: int, channels: int) -> int:
@@ -237,7 +264,10 @@ def _heads(layers: int, channels: int) -> int:
 
 
 def _is_tied(state: Tensors, head: str, embedding: str) -> bool:
-    return head not in state or torch.equal(state[head], state[embedding])
+    if head not in state:
+        return True
+    one, other = state[head], state[embedding]
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _note(config: ModelConfig, assumed: Mapping[str, Any], given: Mapping[str, Any]) -> str:

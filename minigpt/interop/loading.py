@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import UserError, first_line
-from minigpt.files import cache_folder, read_json
+from minigpt.files import cache_folder, expanded, read_json
 from minigpt.interop.causal import load_causal
 from minigpt.interop.pth import ENDINGS, read_checkpoint
 from minigpt.model.families import FAMILIES, build
@@ -46,7 +46,9 @@ def load(
     if isinstance(run, str) and run.startswith("hf:"):
         run = download_model(run.removeprefix("hf:"))
     if isinstance(run, str | Path):
-        run = Path(run).expanduser()
+        if not str(run).strip():
+            raise UserError("the name of the model is empty; pass a run, a directory or a file")
+        run = expanded(run)
         if run.is_dir() and given:
             raise UserError(
                 f"{run} says its shape in its config.json; leave --model.{next(iter(given))} out"

@@ -4,6 +4,7 @@ Nothing in a file is ever run: it holds tensors and plain values, or it is refus
 """
 
 import dataclasses
+import errno
 import io
 import re
 import warnings
@@ -17,7 +18,7 @@ import safetensors.torch
 import torch
 
 from minigpt.config import ModelConfig, build
-from minigpt.errors import UserError
+from minigpt.errors import UserError, first_line, plain
 from minigpt.files import read_json, replacing
 from minigpt.interop.layouts import Found, read_layout
 from minigpt.model.families import from_hugging_face
@@ -43,14 +44,20 @@ def read_checkpoint(source: Source, given: Mapping[str, Any] | None = None) -> F
         state, arguments = _state_of(_unpack(source))
         own = _own_settings(state)
         state = _without_prefixes(_checked(state))
+        beside = source.with_name("config.json") if isinstance(source, Path) else None
+        has_config = own is None and beside is not None and beside.is_file() and not arguments
+        if given and (own is not None or has_config):
+            where = "config.json beside it" if has_config else "metadata"
+            raise UserError(f"its shape is in the {where}; leave --model.{next(iter(given))} out")
         if own is not None:
             return Found(own, state)
-        beside = source.with_name("config.json") if isinstance(source, Path) else None
-        if beside is not None and beside.is_file() and not arguments:
+        if beside is not None and has_config:
             return Found(*from_hugging_face(read_json(beside), state))
         return read_layout(state, arguments, given or {})
     except UserError as error:
-        raise UserError(f"{name} cannot be loaded: {error}") from None
+        raise UserError(f"{plain(name)} cannot be loaded: {error}") from None
+    except RecursionError:
+        raise UserError(f"{plain(name)} cannot be loaded: it is nested too deeply") from None
 
 
 def write_pth(path: Path, config: ModelConfig, state: Tensors) -> None:
@@ -58,8 +65,11 @@ def write_pth(path: Path, config: ModelConfig, state: Tensors) -> None:
     kept = OrderedDict((key, tensor.detach().cpu()) for key, tensor in state.items())
     metadata = {"version": 1, "minigpt": dataclasses.asdict(config)}
     vars(kept)["_metadata"] = OrderedDict({"": metadata})
-    with replacing(path) as temporary:
-        torch.save(kept, temporary)
+    try:
+        with replacing(path) as temporary:
+            torch.save(kept, temporary)
+    except RuntimeError as error:  # of a full or broken disk
+        raise OSError(errno.EIO, f"it cannot be written ({first_line(error)})", str(path)) from None
 
 
 # -------------------------------------------------------------------------------------------------------- unpacking
@@ -87,7 +97,8 @@ def _unpack(source: Source) -> Any:
             ) from None
         reason = type(error).__name__ + (f", {error}" if str(error) else "")
         raise UserError(
-            f"it is cut short, damaged, or no checkpoint of PyTorch ({reason.splitlines()[0][:80]})"
+            "it is cut short, damaged, wants to run code, or is no checkpoint of PyTorch; nothing was run "
+            f"({plain(reason.splitlines()[0][:80])})"
         ) from None
 
 
@@ -104,17 +115,18 @@ def _unpack_safetensors(source: Path | bytes) -> Tensors:
         if isinstance(source, bytes):
             return safetensors.torch.load(source)
         return safetensors.torch.load_file(source)
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise UserError(f"it is cut short or damaged ({error})") from None
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"it is cut short or damaged ({plain(error)})") from None
 
 
 def _state_of(content: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the state dict of a checkpoint, and the settings that nanoGPT keeps beside it."""
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            arguments = content.get("model_args")
-            return content[wrapper], arguments if isinstance(arguments, Mapping) else {}
-    if isinstance(content, Mapping):
+    if isinstance(content, dict):
+        whole = dict(content.items())
+        for wrapper in _WRAPPERS:
+            if isinstance(whole.get(wrapper), dict):
+                arguments = whole.get("model_args")
+                return whole[wrapper], arguments if isinstance(arguments, dict) else {}
         return content, {}
     raise UserError(f"it holds a {type(content).__name__}; wanted a state dict, tensors by name")
 
@@ -138,12 +150,12 @@ def _checked(state: Mapping[str, Any]) -> Tensors:
     for name, value in state.items():
         if not isinstance(value, torch.Tensor) or not isinstance(name, str):
             raise UserError(
-                f"{name} is a {type(value).__name__}; wanted a state dict, tensors by name"
+                f"{_name(name)} is a {type(value).__name__}; wanted a state dict, tensors by name"
             )
-        plain = value.layout is torch.strided and not value.is_meta and not value.is_quantized
-        if not plain or value.nbytes > value.untyped_storage().nbytes():
+        simple = value.layout is torch.strided and not value.is_meta and not value.is_quantized
+        if not simple or value.is_nested or value.nbytes > value.untyped_storage().nbytes():
             raise UserError(
-                f"{name} is no plain tensor: sparse, quantised, or larger than what is stored"
+                f"{_name(name)} is no plain tensor: sparse, quantised, or larger than what is stored"
             )
     return dict(state)
 
@@ -155,5 +167,11 @@ def _without_prefixes(state: Tensors) -> Tensors:
         bare = name.replace("_orig_mod.", "")
         while bare.startswith("module."):
             bare = bare.removeprefix("module.")
+        if bare in clean:
+            raise UserError(f"{plain(bare)} is there twice, with and without a prefix")
         clean[bare] = tensor
     return clean
+
+
+def _name(name: object) -> str:
+    return plain(name) if isinstance(name, str | int) else f"a name of type {type(name).__name__}"

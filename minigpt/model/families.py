@@ -11,16 +11,32 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from minigpt.config import ModelConfig, from_dict
-from minigpt.errors import UserError
+from minigpt.config import ModelConfig
+from minigpt.errors import UserError, plain
 from minigpt.files import read_json, replace_json
+from minigpt.model.config_json import (
+    GPT2_MLP,
+    gpt2_settings,
+    gpt2_shape,
+    own_settings,
+    own_shape,
+    rotary_settings,
+    rotary_shape,
+)
 from minigpt.model.undrawn import Undrawn
 from minigpt.model.weights import MAX_SHARD_BYTES, Tensors, read_weights, write_weights
 from minigpt.tokenizer import Tokenizer
 
 Model = TypeVar("Model", bound=nn.Module)
+FLOATING = (
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+)  # that weights are stored in
+LARGEST_ROTARY_TABLE = 2**31  # numbers: 8 GB each of cosines and sines in halves
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ class Family:
         return table
 
 
-# ---------------------------------------------------------------------------------------------------------- shapes
+# ------------------------------------------------------------------------------------------------------------ fitting
 
 
 def _is_rotary(c: ModelConfig, mlp: str, qk_norm: bool) -> bool:
@@ -67,178 +83,7 @@ def _is_rotary(c: ModelConfig, mlp: str, qk_norm: bool) -> bool:
 def _is_gpt2(c: ModelConfig) -> bool:
     parts = (c.position, c.norm, c.qk_norm, c.attention_gate)
     plain = c.n_kv_head == c.n_head and c.n_head * c.head_dim == c.n_embd
-    return parts == ("learned", "layernorm", False, "none") and c.mlp in _GPT2_MLP and plain
-
-
-_GPT2_MLP = {"gelu": "gelu_new", "gelu_exact": "gelu", "relu2": "relu2"}
-_GPT2_ACTIVATION = {theirs: ours for ours, theirs in _GPT2_MLP.items()} | {
-    "gelu_pytorch_tanh": "gelu"
-}
-
-
-def _gpt2_settings(c: ModelConfig) -> dict[str, Any]:
-    return {
-        "n_positions": c.block_size,
-        "n_ctx": c.block_size,
-        "n_embd": c.n_embd,
-        "n_layer": c.n_layer,
-        "n_head": c.n_head,
-        "n_inner": c.mlp_hidden,
-        "activation_function": _GPT2_MLP[c.mlp],
-        "layer_norm_epsilon": c.norm_eps,
-        "embd_pdrop": c.dropout,
-        "resid_pdrop": c.dropout,
-        "attn_pdrop": 0.0,
-        "minigpt": {"bias": c.bias, "dropout": c.dropout},  # a GPT-2 always has biases: zeros here
-    }
-
-
-def _gpt2_shape(s: Mapping[str, Any]) -> ModelConfig:
-    _refuse_foreign(s)
-    _refuse(s, "scale_attn_weights", True)
-    _refuse(s, "scale_attn_by_inverse_layer_idx", False)
-    _refuse(s, "add_cross_attention", False)
-    activation = s.get("activation_function", "gelu_new")
-    if activation not in _GPT2_ACTIVATION:
-        raise UserError(
-            f"activation_function is {activation!r}; this model has {', '.join(_GPT2_ACTIVATION)}"
-        )
-    extra = s.get("minigpt", {})
-    return ModelConfig(
-        block_size=s.get("n_positions", 1024),
-        n_embd=s.get("n_embd", 768),
-        n_layer=s.get("n_layer", 12),
-        n_head=s.get("n_head", 12),
-        mlp_hidden=s.get("n_inner") or 4 * s.get("n_embd", 768),
-        mlp=_GPT2_ACTIVATION[activation],  # ty: ignore[invalid-argument-type]
-        norm_eps=s.get("layer_norm_epsilon", 1e-5),
-        position="learned",
-        norm="layernorm",
-        bias=extra.get("bias", True),
-        dropout=extra.get("dropout", s.get("resid_pdrop", 0.1)),
-        tie_embeddings=s.get("tie_word_embeddings", True),
-        vocab_size=s.get("vocab_size", 50257),
-    )
-
-
-def _rotary_settings(c: ModelConfig) -> dict[str, Any]:
-    return {
-        "hidden_size": c.n_embd,
-        "intermediate_size": c.mlp_hidden,
-        "num_hidden_layers": c.n_layer,
-        "num_attention_heads": c.n_head,
-        "num_key_value_heads": c.n_kv_head,
-        "max_position_embeddings": c.block_size,
-        "hidden_act": {"swiglu": "silu", "relu2": "relu2"}[c.mlp],
-        "rms_norm_eps": c.norm_eps,
-        **_rope_settings(c),
-        "attention_bias": c.bias,
-        "mlp_bias": c.bias,
-        "attention_dropout": 0.0,
-        "minigpt": {"dropout": c.dropout},
-    }
-
-
-def _rope_settings(c: ModelConfig) -> dict[str, Any]:
-    """Return the rotary settings twice: as they are written since 2025, and as older programs read them."""
-    scaling: dict[str, Any] = {}
-    if c.rope_scaling != "none":
-        scaling |= {"rope_type": c.rope_scaling, "factor": c.rope_factor}
-    if c.rope_scaling == "llama3":
-        scaling |= {
-            "low_freq_factor": c.rope_low_freq,
-            "high_freq_factor": c.rope_high_freq,
-            "original_max_position_embeddings": c.rope_old_context,
-        }
-    new = {"rope_type": "default", "rope_theta": c.rope_theta} | scaling
-    old = {"rope_theta": c.rope_theta} | ({"rope_scaling": scaling} if scaling else {})
-    return old | {"rope_parameters": new}
-
-
-def _rope_shape(s: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rotary settings of a config.json, old or new, as ours."""
-    rope = s.get("rope_parameters") or s.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    known = {"rope_type", "type", "rope_theta", "factor"}
-    ours = {
-        "rope_theta": float(rope.get("rope_theta", s.get("rope_theta", 10_000.0))),
-        "rope_scaling": "none" if kind == "default" else kind,
-    }
-    if kind in ("linear", "llama3"):
-        ours["rope_factor"] = float(rope["factor"])
-    if kind == "llama3":
-        ours |= {
-            "rope_low_freq": float(rope["low_freq_factor"]),
-            "rope_high_freq": float(rope["high_freq_factor"]),
-            "rope_old_context": rope["original_max_position_embeddings"],
-        }
-        known |= {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
-    if kind not in ("default", "linear", "llama3"):
-        raise UserError(
-            f"its rotary positions are scaled by {kind!r}; this model has linear and llama3"
-        )
-    if unknown := sorted(rope.keys() - known):
-        raise UserError(
-            f"its rotary positions have settings that this model lacks: {', '.join(unknown)}"
-        )
-    return ours
-
-
-def _rotary_shape(s: Mapping[str, Any], mlp: str, qk_norm: bool) -> ModelConfig:
-    _refuse(s, "hidden_act", {"swiglu": "silu", "relu2": "relu2"}[mlp])
-    _refuse(s, "use_sliding_window", False)
-    _refuse_foreign(s)
-    bias = s.get("attention_bias", False)
-    if bias != s.get("mlp_bias", False) and not qk_norm:
-        raise UserError(
-            "it has biases in only one of attention and MLP; this model has both or none"
-        )
-    if qk_norm:
-        _refuse(s, "attention_bias", False)
-    return ModelConfig(
-        block_size=s["max_position_embeddings"],
-        n_embd=s["hidden_size"],
-        n_layer=s["num_hidden_layers"],
-        n_head=s["num_attention_heads"],
-        n_kv_head=s.get("num_key_value_heads") or s["num_attention_heads"],
-        head_dim=s.get("head_dim") or s["hidden_size"] // s["num_attention_heads"],
-        mlp_hidden=s["intermediate_size"],
-        mlp=mlp,  # ty: ignore[invalid-argument-type]
-        qk_norm=qk_norm,
-        norm_eps=s.get("rms_norm_eps", 1e-6),
-        **_rope_shape(s),
-        position="rope",
-        norm="rmsnorm",
-        bias=bias,
-        dropout=s.get("minigpt", {}).get("dropout", 0.0),
-        tie_embeddings=s.get("tie_word_embeddings", False),
-        vocab_size=s["vocab_size"],
-    )
-
-
-def _own_settings(c: ModelConfig) -> dict[str, Any]:
-    return {"minigpt": dataclasses.asdict(c)}
-
-
-def _own_shape(s: Mapping[str, Any]) -> ModelConfig:
-    return from_dict({"model": s["minigpt"]}, "its config.json").model
-
-
-def _refuse_foreign(s: Mapping[str, Any]) -> None:
-    """Refuse by name what several architectures may have and this model has not."""
-    _refuse(s, "quantization_config", None)
-    _refuse(s, "partial_rotary_factor", 1.0)
-    _refuse(s, "pretraining_tp", 1)
-    kinds = set(s.get("layer_types") or ()) - {"full_attention"}
-    if kinds:
-        raise UserError(
-            f"layer_types has {', '.join(sorted(kinds))}; this model has only full_attention"
-        )
-
-
-def _refuse(settings: Mapping[str, Any], key: str, wanted: Any) -> None:
-    if settings.get(key, wanted) != wanted:
-        raise UserError(f"{key} is {settings[key]!r}; this model has only {wanted!r}")
+    return parts == ("learned", "layernorm", False, "none") and c.mlp in GPT2_MLP and plain
 
 
 # ----------------------------------------------------------------------------------------------------------- names
@@ -300,8 +145,8 @@ def _rotary_family(architecture: str, mlp: str, qk_norm: bool, with_bias: bool) 
     return Family(
         architecture,
         fits=fits,
-        to_settings=_rotary_settings,
-        to_shape=lambda s: _rotary_shape(s, mlp, qk_norm),
+        to_settings=rotary_settings,
+        to_shape=lambda s: rotary_shape(s, mlp, qk_norm),
         once=_ROTARY_ONCE,
         per_layer=_ROTARY_LAYER,
         layer_prefix="model.layers",
@@ -312,8 +157,8 @@ FAMILIES = {
     "gpt2": Family(
         "GPT2LMHeadModel",
         fits=_is_gpt2,
-        to_settings=_gpt2_settings,
-        to_shape=_gpt2_shape,
+        to_settings=gpt2_settings,
+        to_shape=gpt2_shape,
         once=_GPT2_ONCE,
         per_layer=_GPT2_LAYER,
         layer_prefix="transformer.h",
@@ -325,8 +170,8 @@ FAMILIES = {
     "minigpt": Family(
         "MiniGPTForCausalLM",
         fits=lambda c: True,
-        to_settings=_own_settings,
-        to_shape=_own_shape,
+        to_settings=own_settings,
+        to_shape=own_shape,
         once={},
         per_layer={},
         layer_prefix="",
@@ -387,7 +232,8 @@ def from_hugging_face(settings: Mapping[str, Any], tensors: Tensors) -> tuple[Mo
         for theirs, ours in family.names(config).items():
             if theirs in tensors:
                 whole = tensors.pop(theirs)
-                flip = theirs.endswith(family.transposed) and family.transposed
+                flip = bool(theirs.endswith(family.transposed) and family.transposed)
+                _check_parts(theirs, whole, len(ours), flip)
                 parts = (whole.t() if flip else whole).tensor_split(len(ours))
                 state |= {key: part.contiguous() for key, part in zip(ours, parts, strict=True)}
         state |= tensors  # what has no name in the table is reported as extra
@@ -398,8 +244,23 @@ def from_hugging_face(settings: Mapping[str, Any], tensors: Tensors) -> tuple[Mo
             else:
                 state = {key: tensor for key, tensor in state.items() if key not in biases}
     if config.tie_embeddings and "embedding.weight" in state:
-        state["head.weight"] = state["embedding.weight"]
+        embedding = state["embedding.weight"]
+        if not _is_same(state.setdefault("head.weight", embedding), embedding):
+            config = dataclasses.replace(config, tie_embeddings=False)  # as `transformers` does
     return config, state
+
+
+def _check_parts(name: str, tensor: Tensor, parts: int, is_matrix: bool) -> None:
+    """Refuse a tensor that cannot be turned or cut into so many equal parts."""
+    if is_matrix and tensor.dim() != 2:
+        raise UserError(f"{plain(name)} has {tensor.dim()} dimensions, wanted 2")
+    rows = tensor.size(-1 if is_matrix else 0) if tensor.dim() else 0
+    if parts > 1 and (rows == 0 or rows % parts):
+        raise UserError(f"{plain(name)} is {tuple(tensor.shape)}; wanted {parts} parts of one size")
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.dtype == other.dtype and torch.equal(one, other))
 
 
 def shape_of(settings: Mapping[str, Any]) -> ModelConfig:
@@ -413,20 +274,17 @@ def shape_of(settings: Mapping[str, Any]) -> ModelConfig:
         raise UserError(
             f"its model_type is {settings.get('model_type')!r}; wanted one of {', '.join(FAMILIES)}"
         )
-    try:
-        return family.to_shape(settings).resolve()
-    except KeyError as error:
-        raise UserError(f"its config.json lacks {error}") from None
-    except (TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"its config.json holds a value of a wrong type: {error}") from None
+    return family.to_shape(settings).resolve()
 
 
 def _with_prefix(tensors: Tensors) -> Tensors:
     """Return GPT-2's tensors as `GPT2LMHeadModel` names them; the published files lack the prefix and hold masks."""
-    named = {
-        key if key.startswith(("transformer.", "lm_head.")) else f"transformer.{key}": tensor
-        for key, tensor in tensors.items()
-    }
+    named: Tensors = {}
+    for key, tensor in tensors.items():
+        name = key if key.startswith(("transformer.", "lm_head.")) else f"transformer.{key}"
+        if name in named:
+            raise UserError(f"{plain(name)} is there twice, with and without its prefix")
+        named[name] = tensor
     masks = (".attn.bias", ".attn.masked_bias")
     return {key: tensor for key, tensor in named.items() if not key.endswith(masks)}
 
@@ -484,7 +342,32 @@ def read_model(folder: Path) -> tuple[ModelConfig, Tensors]:
 def build(
     made: Callable[[ModelConfig], Model], config: ModelConfig, tensors: Tensors, where: str
 ) -> Model:
-    """Return the model of a shape with these tensors, in eval mode; errors as `fill`."""
+    """Return the model of a shape with these tensors, in eval mode; errors as `fill`.
+
+    Sizes are compared before any memory is taken for them.
+    """
+    c = config.resolve()
+    wanted = {
+        "embedding.weight": (c.vocab_size, c.n_embd),
+        "blocks.0.attention.query.weight": (c.n_head * c.head_dim, c.n_embd),
+        "blocks.0.attention.key.weight": (c.n_kv_head * c.head_dim, c.n_embd),
+        "blocks.0.mlp.up.weight": (c.mlp_hidden, c.n_embd),
+    }
+    if c.position == "learned":
+        wanted["position_embedding.weight"] = (c.block_size, c.n_embd)
+    elif c.block_size * c.head_dim > LARGEST_ROTARY_TABLE:
+        raise UserError(
+            f"{where} cannot be loaded: its context of {c.block_size:,} tokens needs a table of "
+            f"{c.block_size * c.head_dim:,} angles; state a shorter one in its config.json"
+        )
+    norms = [f"blocks.{layer}.attention_norm.weight" for layer in range(c.n_layer)]
+    problems = [f"{key} is missing" for key in (*wanted, *norms) if key not in tensors]
+    problems += [
+        _other_shape(key, tensors[key], shape)
+        for key, shape in wanted.items()
+        if key in tensors and tuple(tensors[key].shape) != shape
+    ]
+    _refuse_all(problems, where)
     with Undrawn():
         model = made(config)
     return fill(model, tensors, where).eval()
@@ -494,27 +377,44 @@ def fill(model: Model, tensors: Tensors, where: str) -> Model:
     """Put tensors into a model, all of them and no others, and return it.
 
     Raises:
-        UserError: tensors that are missing, have no place in the model, another shape, or are no floating-point
+        UserError: tensors that are missing, have no place in the model, another shape, or are no finite floating-point
             numbers: the first four of them by name.
     """
     wanted = model.state_dict()
+    both = wanted.keys() & tensors.keys()
     problems = [f"{key} is missing" for key in wanted.keys() - tensors.keys()]
-    problems += [f"{key} is not part of the model" for key in tensors.keys() - wanted.keys()]
+    problems += [f"{plain(key)} is not part of the model" for key in tensors.keys() - wanted.keys()]
     problems += [
-        f"{key} is {tuple(tensors[key].shape)}, wanted {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & tensors.keys()
+        _other_shape(key, tensors[key], tuple(wanted[key].shape))
+        for key in both
         if tensors[key].shape != wanted[key].shape
     ]
     problems += [
         f"{key} is {str(tensors[key].dtype).removeprefix('torch.')}, wanted floating point"
-        for key in wanted.keys() & tensors.keys()
-        if not tensors[key].is_floating_point()
+        for key in both
+        if tensors[key].dtype not in FLOATING
     ]
-    if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise UserError(
-            f"{where} cannot be loaded: its tensors do not fit its settings: "
-            f"{', '.join(sorted(problems)[:4])}{more}"
-        )
+    _refuse_all(problems, where)
+    _refuse_all(
+        [
+            f"{key} holds numbers that are not finite (a run that diverged, or a damaged file)"
+            for key in both
+            if not tensors[key].isfinite().all()
+        ],
+        where,
+    )
     model.load_state_dict(tensors)
     return model
+
+
+def _other_shape(name: str, tensor: Tensor, wanted: tuple[int, ...]) -> str:
+    return f"{name} is {tuple(tensor.shape)}, wanted {wanted}"
+
+
+def _refuse_all(problems: list[str], where: str) -> None:
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        listed = ", ".join(sorted(problems)[:4])
+        raise UserError(
+            f"{where} cannot be loaded: its tensors do not fit its settings: {listed}{more}"
+        )

@@ -6,6 +6,7 @@
 The index of shards comes last, and shards written later get new names: a reader sees the old weights or the new ones.
 """
 
+import errno
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from minigpt.errors import UserError
+from minigpt.errors import UserError, plain
 from minigpt.files import read_json, replace_json, replacing
 
 Tensors = dict[str, Tensor]
@@ -68,12 +69,18 @@ def read_weights(folder: Path) -> Tensors:
         raise UserError(f"{INDEX} has no weight_map of tensor names to file names")
     tensors: Tensors = {}
     for name in sorted(set(places.values())):
-        if Path(name).name != name:
+        if Path(name).name != name or name in ("", ".."):
             raise UserError(f"{INDEX} names the file {name!r}; wanted one in the same folder")
-        tensors |= read_tensors(folder / name)
+        found = read_tensors(folder / name)
+        if elsewhere := sorted(key for key in found if places.get(key, name) != name):
+            raise UserError(
+                f"{plain(elsewhere[0])} is in {plain(name)}, but {INDEX} says that it is in another file"
+            )
+        tensors |= found
     if missing := sorted(places.keys() - tensors.keys()):
         raise UserError(
-            f"{', '.join(missing[:4])} {'is' if len(missing) == 1 else 'are'} not in the files that {INDEX} names"
+            f"{plain(', '.join(missing[:4]))} {'is' if len(missing) == 1 else 'are'} not in the files that "
+            f"{INDEX} names"
         )
     return tensors
 
@@ -84,12 +91,23 @@ def read_tensors(path: Path) -> Tensors:
     Raises:
         UserError: the file is missing, cut short or damaged.
     """
+    name = plain(path.name)
+    if not _is_file(path):
+        raise UserError(f"{name} is missing")
     try:
-        return safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path.name} is missing") from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path.name} is cut short or damaged ({error})") from None
+        with path.open("rb"):  # the library calls a file missing that may not be read
+            return safetensors.torch.load_file(path)
+    except PermissionError:
+        raise UserError(f"{name} may not be read; change its permissions") from None
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{name} is cut short or damaged ({plain(error)})") from None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except ValueError:  # a name that no file can have
+        return False
 
 
 def _is_ours(index: dict[str, Any]) -> bool:
@@ -101,9 +119,22 @@ def _is_ours(index: dict[str, Any]) -> bool:
 def _write(path: Path, tensors: Tensors) -> None:
     metadata: dict[str, Any] = {"format": "pt"}
     with replacing(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+        save_tensors(tensors, temporary, metadata)
         # safetensors makes files that only their owner may read; the model is as readable as its settings.
         temporary.chmod((path.parent / "config.json").stat().st_mode & 0o777)
+
+
+def save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: the disk is full or broken, for which the library has a class of its own.
+    """
+    try:
+        safetensors.torch.save_file(tensors, path, metadata=metadata)
+    except safetensors.SafetensorError as error:
+        number = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
+        raise OSError(number, f"it cannot be written ({error})", str(path)) from None
 
 
 def _groups(tensors: Tensors, limit: int) -> list[list[str]]:
