@@ -21,7 +21,7 @@ from minigpt.log import Log, results
 from minigpt.model.families import FAMILIES, family_of
 from minigpt.model.size import parameter_count, with_vocabulary
 from minigpt.rundir import Checkpoint, RunDir
-from minigpt.runtime import Runtime, start_runtime
+from minigpt.runtime import Runtime, pick_newton_schulz_dtype, start_runtime
 
 HARMLESS = (
     "train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every",
@@ -147,10 +147,13 @@ def resolve(
             "data.documents is separate, but the tokenizer has no end-of-text token to tell documents by; "
             "use join, or another tokenizer"
         )
-    dtype: Any = "bf16" if runtime.dtype == torch.bfloat16 else "fp32"
-    train = dataclasses.replace(config.train, device=str(runtime.device), dtype=dtype)
+    train = dataclasses.replace(
+        config.train, device=str(runtime.device), dtype=_name_of(runtime.dtype)
+    )
+    inner = pick_newton_schulz_dtype(config.optim.newton_schulz_dtype, runtime.device)
+    optim = dataclasses.replace(config.optim, newton_schulz_dtype=_name_of(inner))
     sample = _sample_for(config, tokens)
-    config = dataclasses.replace(config, model=model, train=train, sample=sample)
+    config = dataclasses.replace(config, model=model, optim=optim, train=train, sample=sample)
     steps = steps_asked_for(config, tokens.train)
     if steps is None:
         trial = TrainingJob(_of_length(config, 1), config, tokens, runtime, run, log)
@@ -162,6 +165,10 @@ def resolve(
             f"it is shortened to {resolved.optim.warmup_steps}"
         )
     return resolved
+
+
+def _name_of(dtype: torch.dtype) -> Any:
+    return "bf16" if dtype == torch.bfloat16 else "fp32"
 
 
 def steps_asked_for(config: RunConfig, tokens: TokenSequence | None) -> int | None:
