@@ -93,7 +93,7 @@ def test_every_parameter_has_one_group_and_it_is_the_one_that_the_optimiser_has(
 
 def test_the_plan_of_mqa_512_names_both_optimisers_with_their_rates():
     text = as_text(plan(preset("mqa-512", model={"vocab_size": 20032})))
-    assert re.search(r"Muon, decay 0\.1 +21,\d{3},\d{3}   in 56 tensors, rate up to 0\.\d+\n", text)
+    assert re.search(r"Muon, decay 0\.1 +22,020,096   in 56 tensors, rate up to 0\.\d+\n", text)
     assert re.search(r"AdamW, decay 0\.1 +10,256,384   in 1 tensors, rate up to 0\.0006\n", text)
 
 
