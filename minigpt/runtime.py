@@ -118,7 +118,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 def pick_newton_schulz_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the precision of Newton-Schulz's products; auto: bf16 on a GPU or CPU with units for it, else fp32.
 
-    With the AMX units of an Intel Xeon they take a tenth to a half of the time; without, CPUs emulate bf16.
+    With the AMX units of an Intel Xeon they take a tenth to a quarter of the time, without them longer than in fp32:
+    docs/experiments.md.
     """
     if name == "auto" and device.type == "cpu":
         return torch.bfloat16 if "amx_bf16" in _cpu_units() else torch.float32
