@@ -180,9 +180,15 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW (Loshchilov and Hutter, 2019) and its schedule."""
+    """AdamW (Loshchilov and Hutter, 2019) or Muon (Jordan et al., 2024), and their schedule."""
 
-    lr: float = setting(1e-3, "highest learning rate", minimum=0.0)
+    name: Literal["adamw", "muon"] = setting(
+        "adamw", "what updates the matrices of the blocks; AdamW updates all the rest"
+    )
+    lr: float = setting(1e-3, "highest learning rate (with muon: of the rest)", minimum=0.0)
+    muon_lr: float = setting(
+        0.01, "muon: highest learning rate; falls in proportion to lr", minimum=0.0
+    )
     weight_decay: float = setting(0.1, "decoupled decay, on matrices only", minimum=0.0)
     beta1: float = setting(0.9, "decay of the mean gradient", minimum=0.0, maximum=0.9999)
     beta2: float = setting(
@@ -191,17 +197,28 @@ class OptimConfig:
         minimum=0.0,
         maximum=0.99999,
     )
+    momentum: float = setting(
+        0.95, "muon: decay of the mean gradient; rises from 0.85", minimum=0.0, maximum=0.9999
+    )
     clip: float = setting(1.0, "largest norm of the gradient; 0: no limit", minimum=0.0)
     schedule: Literal["cosine", "linear", "wsd", "constant"] = setting(
         "cosine", "from lr down to min_lr; wsd stays at lr and falls over the last fifth"
     )
     warmup_steps: int = setting(100, "steps from 0 up to lr", minimum=0)
     min_lr: float = setting(0.0, "learning rate at the end", minimum=0.0)
+    newton_schulz_dtype: Literal["auto", "fp32", "bf16"] = setting(
+        "auto", "muon: precision of its products; auto: bf16 where the processor multiplies in it"
+    )
 
     def contradictions(self) -> Iterator[str]:
         """Yield what does not fit together, one sentence each."""
         if self.min_lr > self.lr:
             yield f"optim.min_lr = {self.min_lr} lies above optim.lr = {self.lr}; take a smaller min_lr"
+        if self.name == "muon" and not self.lr:
+            yield (
+                "optim.name = muon needs an optim.lr above 0: AdamW updates the rest with it, and muon_lr rises and "
+                "falls in proportion to it"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

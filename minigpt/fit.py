@@ -48,7 +48,7 @@ class Job(Protocol):
         """Return the micro-batches of a step, on the device."""
 
     def learning_rate(self, update: int) -> float:
-        """Return the learning rate of an update, counted from 1."""
+        """Return the learning rate of an update, counted from 1; a group of the optimiser may have a multiple of it."""
 
     def is_due(self, what: str, step: int) -> bool:
         """Return whether to "save", "evaluate" or "log" after `step` updates."""
@@ -111,7 +111,7 @@ def advance(job: Job, progress: Progress) -> None:
     started = time.perf_counter()
     rate = job.learning_rate(progress.step + 1)
     for group in job.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)
     # Dropout is a function of (seed, step), so there is no random state to save.
     torch.manual_seed(job.seed * 1_000_003 + progress.step)
     batches = job.batches(progress.step)

@@ -207,9 +207,10 @@ class TrainingJob:
                 raise self._diverged(progress.step, name, value)
 
     def _diverged(self, step: int, name: str, value: float) -> UserError:
+        rates = "optim.lr" + (" and optim.muon_lr" if self.config.optim.name == "muon" else "")
         return UserError(
             f"the run has diverged: at step {step} the {name} is {value}; the checkpoints before it are whole. "
-            "Begin again (--again) with a smaller optim.lr or a longer optim.warmup_steps"
+            f"Begin again (--again) with a smaller {rates} or a longer optim.warmup_steps"
         )
 
     # What it does with the model as it stands:

@@ -112,6 +112,7 @@ def _groups(shape: ModelConfig, config: RunConfig) -> list[dict[str, Any]]:
     return [
         {
             "optimizer": group.optimizer,
+            "learning_rate": group.lr,
             "weight_decay": group.weight_decay,
             "tensors": len(group.names),
             "parameters": sum(math.prod(shapes[name]) for name in group.names),
@@ -302,11 +303,12 @@ def _parameter_lines(facts: dict[str, Any]) -> Iterator[str]:
 
 def _group_lines(facts: dict[str, Any]) -> Iterator[str]:
     yield "who updates them"
-    titles = {"adamw": "AdamW"}
+    titles = {"adamw": "AdamW", "muon": "Muon"}
     for group in facts["groups"]:
         decay = f"decay {group['weight_decay']:g}" if group["weight_decay"] else "no decay"
         title = f"{titles[group['optimizer']]}, {decay}"
-        yield _row(title, group["parameters"], f"in {group['tensors']:,} tensors")
+        note = f"in {group['tensors']:,} tensors, rate up to {group['learning_rate']:g}"
+        yield _row(title, group["parameters"], note)
         kinds = group["tensors_by_kind"].items()
         listed = (
             k.removeprefix("blocks.*.") + (f"{TOGETHER}x{n}" if n > 1 else "") for k, n in kinds

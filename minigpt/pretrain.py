@@ -21,12 +21,13 @@ from minigpt.log import Log, results
 from minigpt.model.families import FAMILIES, family_of
 from minigpt.model.size import parameter_count, with_vocabulary
 from minigpt.rundir import Checkpoint, RunDir
-from minigpt.runtime import Runtime, start_runtime
+from minigpt.runtime import Runtime, pick_newton_schulz_dtype, start_runtime
 
 HARMLESS = (
     "train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every",
     "data.source",  # a text may move: its fingerprint says whether it is the same
 )  # fmt: skip
+FOR_MUON_ALONE = ("optim.muon_lr", "optim.momentum", "optim.newton_schulz_dtype")
 
 
 def train(
@@ -129,7 +130,7 @@ def _resumed(
             f"this is not the machine that the run was begun on ({'; '.join(differing)}): it goes on, but no "
             "longer bit for bit"
         )
-    if (differing or _serious(settings.changes(before, resolved))) and not job.is_finished:
+    if (differing or _serious(settings.changes(before, resolved), config)) and not job.is_finished:
         # The best weights in the root may be of a future that will not come: the next ones take their place.
         job.progress.best_loss = None
     return job
@@ -147,10 +148,13 @@ def resolve(
             "data.documents is separate, but the tokenizer has no end-of-text token to tell documents by; "
             "use join, or another tokenizer"
         )
-    dtype: Any = "bf16" if runtime.dtype == torch.bfloat16 else "fp32"
-    train = dataclasses.replace(config.train, device=str(runtime.device), dtype=dtype)
+    train = dataclasses.replace(
+        config.train, device=str(runtime.device), dtype=_name_of(runtime.dtype)
+    )
+    inner = pick_newton_schulz_dtype(config.optim.newton_schulz_dtype, runtime.device)
+    optim = dataclasses.replace(config.optim, newton_schulz_dtype=_name_of(inner))
     sample = _sample_for(config, tokens)
-    config = dataclasses.replace(config, model=model, train=train, sample=sample)
+    config = dataclasses.replace(config, model=model, optim=optim, train=train, sample=sample)
     steps = steps_asked_for(config, tokens.train)
     if steps is None:
         trial = TrainingJob(_of_length(config, 1), config, tokens, runtime, run, log)
@@ -162,6 +166,10 @@ def resolve(
             f"it is shortened to {resolved.optim.warmup_steps}"
         )
     return resolved
+
+
+def _name_of(dtype: torch.dtype) -> Any:
+    return "bf16" if dtype == torch.bfloat16 else "fp32"
 
 
 def steps_asked_for(config: RunConfig, tokens: TokenSequence | None) -> int | None:
@@ -227,17 +235,21 @@ def settings_to_resume(config: RunConfig, state: dict[str, Any], override: bool)
             f"{' and '.join(lengths)} cannot be changed by --override: how many steps they come to was decided when "
             "the run began; pass --train.steps"
         )
-    fixed = [key for key in _serious(changed) if key.startswith(("model.", "data."))]
+    fixed = [
+        key
+        for key in _serious(changed, config)
+        if key.startswith(("model.", "data.")) or key == "optim.name"
+    ]
     if override and fixed:
         raise UserError(
-            f"{' and '.join(fixed)} cannot be changed by --override: the weights and the order of the text depend "
-            "on it; pass --again to start over, or another --out"
+            f"{' and '.join(fixed)} cannot be changed by --override: the weights, the order of the text or what "
+            "the optimiser remembers depend on it; pass --again to start over, or another --out"
         )
     if override and config.train.steps and config.train.steps < state["progress"]["step"]:
         raise UserError(
             f"train.steps is {config.train.steps}, but the run is at step {state['progress']['step']} already"
         )
-    serious = _serious(changed)
+    serious = _serious(changed, config)
     if serious and not override:
         listed = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in serious.items())
         raise UserError(
@@ -290,10 +302,14 @@ def _of_length(config: RunConfig, steps: int) -> RunConfig:
     return dataclasses.replace(config, train=train, optim=optim)
 
 
-def _serious(changed: dict[str, Any]) -> dict[str, Any]:
+def _serious(changed: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     """Return of these changes the ones that change what is learnt, measured or kept as best."""
-    harmless = {key for key in changed if key in HARMLESS or key.startswith("sample.")}
-    return {key: values for key, values in changed.items() if key not in harmless}
+    unread = () if config.optim.name == "muon" else FOR_MUON_ALONE
+    return {
+        key: values
+        for key, values in changed.items()
+        if key not in (*HARMLESS, *unread) and not key.startswith("sample.")
+    }
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

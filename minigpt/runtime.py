@@ -115,6 +115,23 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
 
 
+def pick_newton_schulz_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the precision of Newton-Schulz's products; auto: bf16 on a GPU or CPU with units for it, else fp32.
+
+    With the AMX units of an Intel Xeon they take a tenth to a quarter of the time, without them longer than in fp32:
+    docs/experiments.md.
+    """
+    if name == "auto" and device.type == "cpu":
+        return torch.bfloat16 if "amx_bf16" in _cpu_units() else torch.float32
+    return pick_dtype(name, device)
+
+
+def _cpu_units() -> set[str]:
+    """Return the names of what the CPU can do; none where torch is too old to tell."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return {name for name, there in known.items() if there is True}
+
+
 def prepare_step(step: TrainStep, runtime: Runtime, config: TrainConfig) -> TrainStep:
     """Put around a finished model what its run asks for, from the inside out, and move it to its device.
 

@@ -15,8 +15,6 @@ from minigpt.rundir import RunDir
 
 from .test_pretrain import changed, outcome
 
-STEPS = 200
-
 
 def start(settings, out) -> subprocess.Popen:
     command = [
@@ -56,22 +54,26 @@ def kill_after(process: subprocess.Popen, out, more_lines: int, then_seconds: fl
 
 
 @pytest.mark.slow
-def test_killed_anywhere_and_resumed_is_bit_for_bit_the_undisturbed_run(small_config, tmp_path):
-    """200 steps with dropout, accumulation, evaluations and several epochs; five kills at random moments."""
+@pytest.mark.parametrize(("optimizer", "steps", "kills"), [("adamw", 200, 5), ("muon", 70, 2)])
+def test_killed_anywhere_and_resumed_is_bit_for_bit_the_undisturbed_run(
+    small_config, tmp_path, optimizer, steps, kills
+):
+    """Steps with dropout, accumulation, evaluations and several epochs; kills at random moments."""
     config = changed(
         small_config,
-        train={"steps": STEPS, "checkpoint_every": 7, "eval_every": 20, "log_every": 3},
+        train={"steps": steps, "checkpoint_every": 7, "eval_every": 20, "log_every": 3},
         model={"dropout": 0.2},
+        optim={"name": optimizer},
     )
     (tmp_path / "run.toml").write_text(to_toml(dataclasses.replace(config)))
     finish(start(tmp_path / "run.toml", tmp_path / "whole"))
     rng, killed_at = random.Random(0), []
-    for _ in range(5):
+    for _ in range(kills):
         process = start(tmp_path / "run.toml", tmp_path / "killed")
         kill_after(process, tmp_path / "killed", rng.randint(1, 9), rng.random() * 0.05)
         assert process.returncode == -signal.SIGKILL
         killed_at.append(RunDir(tmp_path / "killed").metrics[-1]["step"])
-    assert killed_at[-1] < STEPS
+    assert killed_at[-1] < steps
     err = finish(start(tmp_path / "run.toml", tmp_path / "killed"))
     assert "going on from step" in err
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")

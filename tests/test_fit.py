@@ -104,6 +104,14 @@ def test_checkpoint_then_evaluation_then_log_and_all_at_the_end():
     assert (progress.step, progress.tokens, progress.losses) == (7, 7 * 6 * 12, [])
 
 
+def test_a_group_may_have_a_multiple_of_the_rate():
+    job = Recorded(steps=2)
+    job.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "lr_scale": 3.0})
+    fit(job, Progress())
+    assert [group["lr"] for group in job.optimizer.param_groups] == [0.1 * 2, 0.1 * 2 * 3.0]
+    assert job.rows[-1]["lr"] == 0.1 * 2
+
+
 def test_a_stop_saves_and_does_nothing_else():
     job, progress = Recorded(stop_at=5), Progress()
     fit(job, progress)

@@ -1,6 +1,7 @@
 import doctest
 import json
 import math
+import re
 
 import pytest
 
@@ -63,20 +64,37 @@ def test_rows_are_padded_as_in_training():
     assert facts["parameters"] == 124_439_808 + 47 * 768
 
 
-def test_every_parameter_has_one_group_and_it_is_the_one_that_the_optimiser_has(small_config):
-    config = changed(small_config, model={"vocab_size": 40, "bias": True, "qk_norm": True})
+@pytest.mark.parametrize(("name", "tables"), [("adamw", 0), ("muon", 1)])
+def test_every_parameter_has_one_group_and_it_is_the_one_that_the_optimiser_has(
+    small_config, name, tables
+):
+    config = changed(
+        small_config,
+        model={"vocab_size": 40, "bias": True, "qk_norm": True},
+        optim={"name": name, "muon_lr": 0.03},
+    )
     facts = plan(config)
     assert sum(group["parameters"] for group in facts["groups"]) == facts["parameters"]
     made = make_optimizer(GPT(config.model), config.optim).param_groups
     assert [
-        (group["weight_decay"], group["tensors"], group["parameters"]) for group in facts["groups"]
+        tuple(group[key] for key in ("optimizer", "learning_rate", "weight_decay", "tensors", "parameters"))
+        for group in facts["groups"]
     ] == [
-        (group["weight_decay"], len(group["params"]), sum(p.numel() for p in group["params"]))
+        (
+            group["optimizer"], group["lr"], group["weight_decay"], len(group["params"]),
+            sum(p.numel() for p in group["params"]),
+        )
         for group in made
-    ]
-    kinds = facts["groups"][0]["tensors_by_kind"]
-    assert kinds["embedding.weight"] == 1
-    assert kinds["blocks.*.attention.query.weight"] == config.model.n_layer
+    ]  # fmt: skip
+    kinds = [group["tensors_by_kind"] for group in facts["groups"]]
+    assert kinds[tables]["embedding.weight"] == 1
+    assert kinds[0]["blocks.*.attention.query.weight"] == config.model.n_layer
+
+
+def test_the_plan_of_mqa_512_names_both_optimisers_with_their_rates():
+    text = as_text(plan(preset("mqa-512", model={"vocab_size": 20032})))
+    assert re.search(r"Muon, decay 0\.1 +22,020,096   in 56 tensors, rate up to 0\.\d+\n", text)
+    assert re.search(r"AdamW, decay 0\.1 +10,256,384   in 1 tensors, rate up to 0\.0006\n", text)
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "bpe"])

@@ -78,6 +78,7 @@ def test_recipes_are_as_published():
         mqa.train.batch_size,
         mqa.train.micro_batch_size,
     ) == (1, 3.0, 40, 10)
+    assert (mqa.optim.name, mqa.optim.lr, mqa.optim.muon_lr) == ("muon", 6e-4, 0.005)
     big = shape("1b")[0]
     assert (big.optim.warmup_steps, big.train.steps, big.train.recompute) == (1500, 100_000, True)
 

@@ -92,16 +92,27 @@ def test_the_best_weights_are_published_and_kept(small_config, tmp_path):
     assert job.likelihood(max_tokens=500).loss == losses[best]
 
 
-@pytest.mark.parametrize("stops", [[7], [3, 12, 13, 23]])
-def test_stopped_and_resumed_is_bit_for_bit_the_undisturbed_run(small_config, tmp_path, stops):
-    train(small_config, tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("stops", "optim"),
+    [
+        ([7], {}),
+        ([3, 12, 13, 23], {}),
+        ([9, 16], {"name": "muon", "newton_schulz_dtype": "fp32"}),
+        ([9, 16], {"name": "muon", "newton_schulz_dtype": "bf16"}),
+    ],
+)
+def test_stopped_and_resumed_is_bit_for_bit_the_undisturbed_run(
+    small_config, tmp_path, stops, optim
+):
+    config = changed(small_config, optim=optim)
+    train(config, tmp_path / "whole")
     for stop in stops:
-        job = prepare_run(small_config, tmp_path / "parts")
+        job = prepare_run(config, tmp_path / "parts")
         stop_after(job, stop)
         with pytest.raises(KeyboardInterrupt):
             job.fit()
         assert job.progress.step == stop
-    train(small_config, tmp_path / "parts")
+    train(config, tmp_path / "parts")
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
 
 
@@ -158,6 +169,56 @@ def test_changed_settings_are_refused_with_the_difference(small_config, tmp_path
     train(other, tmp_path / "run", override=True)
     assert outcome(tmp_path / "run")[0] == "step-00000030"
     assert RunDir(tmp_path / "run").config.optim.lr == 0.5
+
+
+def test_the_optimiser_cannot_be_overridden(small_config, tmp_path):
+    train(small_config, tmp_path / "run")
+    other = changed(small_config, optim={"name": "muon"})
+    with pytest.raises(UserError, match=r"optim\.name was 'adamw', now 'muon'"):
+        train(other, tmp_path / "run")
+    with pytest.raises(UserError, match=r"optim\.name cannot be changed by --override"):
+        train(other, tmp_path / "run", override=True)
+
+
+def test_what_only_muon_reads_matters_only_with_muon(small_config, tmp_path):
+    readings = {"muon_lr": 0.5, "momentum": 0.5, "newton_schulz_dtype": "bf16"}
+    train(small_config, tmp_path / "adamw")
+    before = outcome(tmp_path / "adamw")
+    train(changed(small_config, optim=readings), tmp_path / "adamw")
+    assert outcome(tmp_path / "adamw") == before
+    config = changed(small_config, optim={"name": "muon", "newton_schulz_dtype": "fp32"})
+    train(config, tmp_path / "muon")
+    for name, value in readings.items():
+        with pytest.raises(UserError, match=rf"other settings: optim\.{name} was"):
+            train(changed(config, optim={name: value}), tmp_path / "muon")
+
+
+def test_the_precision_of_newton_schulz_is_decided_once(small_config, tmp_path, monkeypatch):
+    config = changed(small_config, optim={"name": "muon"})
+    for decided, found in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        monkeypatch.setattr(
+            "minigpt.pretrain.pick_newton_schulz_dtype", lambda name, device, found=found: found
+        )
+        job = prepare_run(config, tmp_path / decided)
+        assert job.config.optim.newton_schulz_dtype == decided
+        assert job.optimizer.dtype == found
+    train(config, tmp_path / "fp32")
+    monkeypatch.setattr(
+        "minigpt.pretrain.pick_newton_schulz_dtype", lambda name, device: torch.bfloat16
+    )
+    assert prepare_run(config, tmp_path / "fp32").optimizer.dtype == torch.float32
+
+
+def test_both_rates_follow_the_schedule(small_config, tmp_path):
+    config = changed(
+        small_config, optim={"name": "muon", "lr": 0.01, "muon_lr": 0.04, "min_lr": 0.001}
+    )
+    job = prepare_run(config, tmp_path / "run")
+    job.fit()
+    muon, *rest = job.optimizer.param_groups
+    assert muon["lr"] == pytest.approx(0.004)  # at the end, as min_lr to lr
+    assert [group["lr"] for group in rest] == pytest.approx([0.001, 0.001])
+    assert RunDir(tmp_path / "run").metrics[-1]["lr"] == pytest.approx(0.001)
 
 
 def test_a_changed_text_is_refused(small_config, small_text, tmp_path):

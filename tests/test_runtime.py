@@ -5,7 +5,13 @@ from minigpt.config import TrainConfig
 from minigpt.errors import UserError
 from minigpt.loss import TrainStep
 from minigpt.model.transformer import GPT
-from minigpt.runtime import pick_device, pick_dtype, prepare_step, start_runtime
+from minigpt.runtime import (
+    pick_device,
+    pick_dtype,
+    pick_newton_schulz_dtype,
+    prepare_step,
+    start_runtime,
+)
 
 from .conftest import tiny
 
@@ -32,6 +38,23 @@ def test_a_device_that_is_not_there_is_refused(name, sentence):
 def test_a_cpu_takes_fp32_unless_told():
     assert pick_dtype("auto", torch.device("cpu")) == torch.float32
     assert pick_dtype("bf16", torch.device("cpu")) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [({"amx_bf16": True}, torch.bfloat16), ({"amx_bf16": False, "avx2": True}, torch.float32)],
+)
+def test_newton_schulz_takes_bf16_where_the_cpu_has_units_for_it(monkeypatch, units, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
+    cpu = torch.device("cpu")
+    assert pick_newton_schulz_dtype("auto", cpu) == expected
+    assert pick_newton_schulz_dtype("fp32", cpu) == torch.float32
+    assert pick_newton_schulz_dtype("bf16", cpu) == torch.bfloat16
+
+
+def test_newton_schulz_takes_fp32_where_torch_cannot_tell(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert pick_newton_schulz_dtype("auto", torch.device("cpu")) == torch.float32
 
 
 def gradients(config, **switches):
