@@ -196,7 +196,7 @@ def test_one_batch_is_learnt_by_heart(precision):
 
 
 def test_as_many_steps_teach_more_with_muon_than_with_adamw():
-    """At the rate that is AdamW's best of 1e-3, 3e-3, 1e-2 and 2e-2 here; over five seeds 0.02 to 0.05 nats lower."""
+    """At a rate that is AdamW's best of four here, or as good; over five seeds Muon ends 0.02 to 0.05 nats lower."""
     text = nonsense(4000)
     ids = torch.tensor([sorted(set(text)).index(character) for character in text])
 
