@@ -13,6 +13,11 @@ class ProofError(Exception):
     """What was written is not what was meant. The command line prints it and exits with status 1."""
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its class where there is none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class where there is none, as a terminal may show it.
+
+    A message may quote a file: control characters are written out, and what is longer than 400 characters is cut.
+    """
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = line if len(line) <= 400 else f"{line[:400]}…"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
