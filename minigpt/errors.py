@@ -13,12 +13,13 @@ class ProofError(Exception):
     """What was written is not what was meant. The command line prints it and exits with status 1."""
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its class where there is none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class where there is none, as a terminal may show it."""
+    return plain((str(error).strip().splitlines() or [type(error).__name__])[0], 400)
 
 
-def plain(name: object) -> str:
-    """Return a name out of a file as it may be shown: control characters spelt out, not too long."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(name)[:200])
-    return shown if len(str(name)) <= 200 else f"{shown}…"
+def plain(name: object, length: int = 200) -> str:
+    """Return a text out of a file as it may be shown: control characters spelt out, not too long."""
+    text = str(name)
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:length])
+    return shown if len(text) <= length else f"{shown}…"

@@ -41,13 +41,24 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`.
 
     Raises:
-        UserError: the file is missing, cut short, or holds something else.
+        UserError: the file is missing, may not be read, is cut short, or holds something else.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would wait for ever
+        raise UserError(f"{path} is no regular file; a JSON file was wanted there")
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; a JSON file was wanted there") from None
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise UserError(
+            f"{path} cannot be read ({why}); see to its permissions and its disk"
+        ) from None
+    except RecursionError:
+        raise UserError(
+            f"{path} cannot be read as JSON (it is nested too deeply); restore or remove it"
+        ) from None
+    except ValueError as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); restore or remove it") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__}; an object was wanted")

@@ -199,6 +199,9 @@ def test_what_is_no_tokenizer_is_refused(tmp_path):
     file = tmp_path / "tokenizer.json"
     tokenizer().save(tmp_path)
     file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"tokenizer\.json cannot be read as JSON"):
+        Tokenizer.load(file)
+    file.write_text("{}")
     with pytest.raises(UserError, match=r"is not a whole tokenizer\.json"):
         Tokenizer.load(file)
     foreign = tokenizers.Tokenizer(tokenizers.models.Unigram([("a", 0.0)], 0, False))
@@ -226,10 +229,15 @@ def lose_a_byte(content):
     vocabulary["zz"] = vocabulary.pop("~")
 
 
+def add_a_piece(content):
+    content["model"]["vocab"]["zz"] = 300
+    content["added_tokens"].clear()
+
+
 SPLIT = {"type": "Split", "pattern": {"Regex": "[a-z]"}, "behavior": "Isolated", "invert": False}
 FOREIGN = {
     "ids not in the order of merges": swap_ids,
-    "a piece from no merge": lambda c: c["model"]["vocab"].update(zz=300),
+    "a piece from no merge": add_a_piece,
     "a byte without an id": lose_a_byte,
     "an added token that is not special": lambda c: add_token(c, "|x|", 261, False),
     "a special token that is a piece": lambda c: add_token(c, "abc", 257, True),
@@ -306,6 +314,30 @@ def test_another_end_of_text_is_read_from_the_settings_beside_it(tmp_path):
         json.dumps(settings | {"eos_token": {"content": "<|im_end|>"}})
     )
     assert Tokenizer.load(tmp_path).eos_id == 298
+
+
+@pytest.mark.parametrize("value", [7, [], ["a"], {}, {"content": None}, True])
+def test_an_end_of_text_without_a_name_is_refused(value, tmp_path):
+    tokenizer().save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": value}))
+    with pytest.raises(UserError, match="has an eos_token without a name"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("settings", [{}, {"eos_token": None}, {"bos_token": 7, "pad_token": []}])
+def test_settings_that_name_no_end_of_text_leave_our_own(settings, tmp_path):
+    tokenizer().save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert Tokenizer.load(tmp_path).eos_id == tokenizer().eos_id
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "{", "[" * 200_000])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_files_that_hold_no_object_are_refused(name, text, tmp_path):
+    tokenizer().save(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=name):
+        Tokenizer.load(tmp_path)
 
 
 def test_a_tokenizer_like_llama_2s_is_used_with_what_it_puts_before_a_text(tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,38 @@ def test_json_comes_back_and_damage_is_named(tmp_path):
         read_json(path)
     with pytest.raises(UserError, match="does not exist"):
         read_json(tmp_path / "none.json")
+
+
+def test_json_that_is_nested_without_end_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    for text in ("[" * 200_000, '{"a":' * 200_000 + "1" + "}" * 200_000):
+        path.write_text(text)
+        with pytest.raises(UserError, match="nested too deeply"):
+            read_json(path)
+
+
+def test_what_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    path = tmp_path / "a.json"
+    replace_json(path, {})
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)") as refused:
+        read_json(path)
+    assert "remove" not in str(refused.value)
+
+
+def test_json_is_read_from_regular_files_only(tmp_path):
+    with pytest.raises(UserError, match="is no regular file"):
+        read_json(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_json_is_not_waited_for_at_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(UserError, match="is no regular file"):
+        read_json(tmp_path / "a.json")
 
 
 def test_sha256_is_that_of_the_content(tmp_path):

@@ -195,7 +195,6 @@ REFUSED = {
         lambda c: c.update(normalizer={"type": "Lowercase"})
     ),
     "has ignore_merges = True": lambda: changed(lambda c: c["model"].update(ignore_merges=True)),
-    "has dropout = 0.5": lambda: changed(lambda c: c["model"].update(dropout=0.5)),
     "has no merges": lambda: bpe_tokenizer([]),
     r"has the character U\+2581": lambda: char_tokenizer([" ", "a", "▁"]),
     r"has the character U\+0000": lambda: char_tokenizer(["\0", "a"]),

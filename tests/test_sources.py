@@ -167,3 +167,8 @@ def test_a_data_set_is_known_by_its_key_and_described_by_its_name():
 def test_an_error_is_told_in_one_line():
     assert first_line(ValueError("\n one\ntwo")) == "one"
     assert first_line(TimeoutError()) == "TimeoutError"
+
+
+def test_the_line_of_an_error_may_be_shown_on_a_terminal_whatever_it_quotes():
+    assert first_line(ValueError("a \x1b[31mred ü")) == r"a \x1b[31mred ü"
+    assert len(first_line(ValueError("a" * 10_000))) == 401

@@ -21,7 +21,7 @@ BYTE = re.compile("<0x[0-9A-F]{2}>")
 _ALL_BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
 _PREPENDED = {"type": "Prepend", "prepend": SPACE}
 _REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-_UNUSUAL = ("dropout", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
+_UNUSUAL = ("ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
 
 
 def scores_of(texts: Sequence[str], merges: Sequence[Sequence[str]]) -> list[float]:

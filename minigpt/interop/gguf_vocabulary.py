@@ -215,13 +215,7 @@ def _byte_level(content: dict[str, Any], say: Callable[[str], None]) -> _Rules:
     return _Rules("gpt2", pre, model["merges"], _names(model))
 
 
-_UNUSUAL = (
-    "dropout",
-    "unk_token",
-    "byte_fallback",
-    "continuing_subword_prefix",
-    "end_of_word_suffix",
-)
+_UNUSUAL = ("unk_token", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
 
 
 def _characters(content: dict[str, Any], say: Callable[[str], None]) -> _Rules:

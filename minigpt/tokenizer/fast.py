@@ -11,9 +11,10 @@ it can: for merges learnt in the order of their ids, on text that is cut by a pa
 import codecs
 import hashlib
 import json
+import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -28,6 +29,7 @@ from minigpt.errors import UserError
 from minigpt.files import read_json, replace_json, replace_text
 from minigpt.tokenizer.bpe import BPE, Pair
 from minigpt.tokenizer.char import CharTable
+from minigpt.tokenizer.checks import check_added, check_before, check_content, check_ids, refusing
 from minigpt.tokenizer.cutting import pieces_of
 from minigpt.tokenizer.patterns import CHAT_TOKENS, END_OF_TEXT, PATTERNS
 
@@ -49,21 +51,20 @@ class Tokenizer:
         backend.encode_special_tokens = True  # the name of a special token in a text is just text
         backend.no_truncation()  # a file may ask for these; a text is encoded whole, and nothing else
         backend.no_padding()
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        check_ids(
+            vocabulary
+        )  # first: the library writes its content in a time that grows with the largest id
         content = self._content = json.loads(backend.to_str())
+        check_content(content, vocabulary)
         self.specials = {t["content"]: t["id"] for t in content["added_tokens"] if t["special"]}
         self.eos_id = self.specials.get(eos)
-        self.prefix = _prefix_of(content)
-        vocabulary = backend.get_vocab(with_added_tokens=True)
-        self.pieces = [b""] * (max(vocabulary.values(), default=-1) + 1)
+        self.prefix = _prefix_of(content, vocabulary.values())
+        self.pieces = [b""] * (max(vocabulary.values()) + 1)
         added = {token["content"] for token in content["added_tokens"]}
         self.kind, to_bytes = _kind_of(content)
         if self.kind == "char":
-            characters = {name: i for name, i in vocabulary.items() if name not in added}
-            if any(len(name) != 1 for name in characters):
-                raise UserError(
-                    "this tokenizer.json knows whole words only; wanted one that can write every text"
-                )
-            self._table = CharTable(characters)
+            self._table = CharTable({n: i for n, i in vocabulary.items() if n not in added})
         try:
             for name, index in vocabulary.items():
                 whole = name in self.specials or (name in added and self.kind != "other")
@@ -73,8 +74,21 @@ class Tokenizer:
                 f"this tokenizer.json has a piece with {error}, which stands for no byte; "
                 "wanted a byte-level BPE or a character tokenizer"
             ) from None
-        first = backend.encode("a", add_special_tokens=False).ids if self.kind == "other" else []
-        self._spaced = self._joined(first) == " a"
+        sample = "a" if self.kind != "char" else next((n for n in vocabulary if n not in added), "")
+        ids = self._ids_by_library(sample)
+        self._check_prefix(sample, ids)
+        self._spaced = self.kind == "other" and self._joined(ids) == " a"
+
+    def _check_prefix(self, sample: str, ids: list[int]) -> None:
+        """Refuse a tokenizer that does not put its prefix before a text, whole and right before it."""
+        wanted = self.prefix + ids
+        with refusing(f"this tokenizer.json cannot encode {sample!r} with its post_processor"):
+            found = self.backend.encode(sample).ids
+        if found[: len(wanted)] != wanted:
+            raise UserError(
+                f"this tokenizer.json makes {found} of {sample!r} by its post_processor; wanted {wanted}: the text "
+                "once, with special tokens before or after it"
+            )
 
     @property
     def bos_id(self) -> int | None:
@@ -90,7 +104,7 @@ class Tokenizer:
         """Return the ids of `text`.
 
         Raises:
-            UserError: a character that a character tokenizer does not know, or half a surrogate pair.
+            UserError: a character that the tokenizer does not know, or half a surrogate pair.
         """
         return self.encode_array(text).tolist()
 
@@ -108,10 +122,13 @@ class Tokenizer:
             ) from None
         encoding = self._threads_encoding()
         if encoding is None:
-            ids = self.backend.encode(text, add_special_tokens=False).ids
-            return np.array(ids, dtype=np.int64)
+            return np.array(self._ids_by_library(text), dtype=np.int64)
         parts = [encoding.encode_to_numpy(p, disallowed_special=()) for p in pieces_of(text)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _ids_by_library(self, text: str) -> list[int]:
+        with refusing(f"this tokenizer cannot encode the text that begins with {text[:20]!r}"):
+            return self.backend.encode(text, add_special_tokens=False).ids
 
     def _threads_encoding(self) -> tiktoken.Encoding | None:
         """Return this thread's own `tiktoken` encoding: two threads that share one slow each other down to half."""
@@ -193,7 +210,7 @@ class Tokenizer:
         """Return the tokenizer in a folder or in a `tokenizer.json`.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is none, it is damaged, or its ids could be other than those of the library.
         """
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
@@ -201,14 +218,13 @@ class Tokenizer:
             raise UserError(
                 f"there is no tokenizer at {path}; pass a tokenizer.json or a folder that holds one"
             )
-        try:
+        content = read_json(file)
+        check_before(content)
+        with refusing(f"{file} is not a whole tokenizer.json"):
             backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises the bare class
-            raise UserError(f"{file} is not a whole tokenizer.json: {error}") from None
-        beside = file.with_name("tokenizer_config.json")
-        eos = read_json(beside).get("eos_token") if beside.is_file() else None
-        eos = eos.get("content") if isinstance(eos, dict) else eos
-        return cls(backend, eos if isinstance(eos, str) else END_OF_TEXT)
+        made = cls(backend, _end_named_in(file.with_name("tokenizer_config.json")))
+        check_added(content.get("added_tokens"), backend.get_vocab(with_added_tokens=True))
+        return made
 
 
 class TextStream:
@@ -265,6 +281,17 @@ def char_tokenizer(characters: Sequence[str], *, ends: bool = True) -> Tokenizer
     return Tokenizer(backend)
 
 
+def _end_named_in(file: Path) -> str:
+    """Return the name of the token that ends a text from a `tokenizer_config.json`, which need not be there."""
+    eos = read_json(file).get("eos_token") if os.path.exists(file) else None
+    name = eos.get("content") if isinstance(eos, dict) else END_OF_TEXT if eos is None else eos
+    if not isinstance(name, str):
+        raise UserError(
+            f"{file} has an eos_token without a name; wanted the name of a special token, or null for {END_OF_TEXT}"
+        )
+    return name
+
+
 def _kind_of(content: dict[str, Any]) -> tuple[str, Callable[[str], bytes]]:
     """Return the kind of tokenizer that a `tokenizer.json` describes, and what turns its pieces into bytes.
 
@@ -275,6 +302,11 @@ def _kind_of(content: dict[str, Any]) -> tuple[str, Callable[[str], bytes]]:
     if model == "WordLevel":
         return "char", str.encode
     if model == "BPE" and "ByteLevel" in decoder:
+        if "ByteLevel" not in json.dumps([content["pre_tokenizer"], content["normalizer"]]):
+            raise UserError(
+                "this tokenizer.json has a ByteLevel decoder, but no ByteLevel pre_tokenizer, without which characters "
+                "are lost; wanted both"
+            )
         return "bpe", _bytes_of
     if model in ("BPE", "Unigram") and ("Metaspace" in decoder or "\\u2581" in decoder):
         return "other", _bytes_of_sentencepiece
@@ -284,20 +316,43 @@ def _kind_of(content: dict[str, Any]) -> tuple[str, Callable[[str], bytes]]:
     )
 
 
-def _prefix_of(content: dict[str, Any]) -> list[int]:
-    """Return the ids that a `tokenizer.json` puts before every text."""
+def _prefix_of(content: dict[str, Any], known: Collection[int]) -> list[int]:
+    """Return the ids that a `tokenizer.json` puts before every text; all must be among those `known`."""
     outer = content["post_processor"] or {}
     ids: list[int] = []
     for part in outer.get("processors", [outer]):
-        begin = takewhile(lambda item: "SpecialToken" in item, part.get("single", ()))
-        for item in begin:
-            ids += part["special_tokens"][item["SpecialToken"]["id"]]["ids"]
+        if "cls" in part:  # as BERT and RoBERTa have it: a token and its id
+            ids.append(part["cls"][1])
+        if "single" in part:
+            ids += _prefix_in(part["single"], part["special_tokens"])
+    if unknown := [i for i in ids if i not in known]:
+        raise UserError(
+            f"this tokenizer.json puts the id {unknown[0]} before a text, but has no piece with that id; "
+            "wanted the ids of special tokens in its post_processor"
+        )
     return ids
+
+
+def _prefix_in(template: list[dict[str, Any]], specials: dict[str, Any]) -> list[int]:
+    """Return the ids of the special tokens with which a template of a post_processor begins."""
+    if sum("Sequence" in item for item in template) != 1:
+        raise UserError(
+            "this tokenizer.json has a post_processor whose template does not hold the text once; wanted it once, "
+            "with special tokens before or after it"
+        )
+    begin = takewhile(lambda item: "SpecialToken" in item, template)
+    names = [item["SpecialToken"]["id"] for item in begin]
+    if unknown := [name for name in names if name not in specials]:
+        raise UserError(
+            f"this tokenizer.json has {unknown[0]!r} in the template of its post_processor, but not among the "
+            "special_tokens there; wanted each with its ids"
+        )
+    return [i for name in names for i in specials[name]["ids"]]
 
 
 # What a model of `tokenizers` may do beyond merging.
 _UNUSUAL = (
-    "dropout", "unk_token", "byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix",
+    "unk_token", "byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix",
 )  # fmt: skip
 
 

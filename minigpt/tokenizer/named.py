@@ -9,6 +9,7 @@ from minigpt.config import did_you_mean
 from minigpt.download import download
 from minigpt.errors import UserError
 from minigpt.files import cache_folder, place_of, read_json
+from minigpt.tokenizer.checks import refusing
 from minigpt.tokenizer.fast import Tokenizer, pre_tokenizer
 from minigpt.tokenizer.patterns import END_OF_TEXT
 
@@ -73,15 +74,10 @@ def _read_gpt2(merges_file: Path, vocabulary_file: Path) -> Tokenizer:
     """Return the tokenizer of GPT-2's own two files: {piece: id}, and a merge on each line after the first."""
     vocabulary = read_json(vocabulary_file)
     end = vocabulary.pop(END_OF_TEXT, len(vocabulary))
-    try:
+    with refusing(f"{merges_file} and {vocabulary_file.name} are not files of GPT-2's tokenizer"):
         lines = merges_file.read_text(encoding="utf-8").splitlines()
         merges = [(left, right) for left, right in (line.split() for line in lines[1:] if line)]
         backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    except Exception as error:  # of the library the bare class
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{merges_file} and {vocabulary_file.name} are not files of GPT-2's tokenizer: {reason}"
-        ) from None
     if len(merges) + 256 != len(vocabulary):
         raise UserError(
             f"{merges_file} has {len(merges):,} merges, but {vocabulary_file} has {len(vocabulary):,} pieces; "
