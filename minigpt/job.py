@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Generator
+from pathlib import Path
 
 import torch
 
@@ -25,12 +26,15 @@ from minigpt.model.transformer import GPT
 from minigpt.optim.groups import make_optimizer, optimizer_tensors, restore_optimizer
 from minigpt.optim.ratio import UpdateRatio
 from minigpt.optim.schedule import learning_rate
+from minigpt.report import write_report
 from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import Runtime, StopSignals, prepare_step
 from minigpt.sampling import generate
+from minigpt.trackers import open_trackers
 
 TRIAL_SECONDS = 2.0  # of steps that are timed and thrown away before a run of so many minutes
 BASELINE_TOKENS = 1 << 22  # counted for the baselines, at the beginning of each part: a second
+REPORT_SECONDS = 0.2  # a report that takes longer is written at the end alone
 
 
 class TrainingJob:
@@ -81,6 +85,7 @@ class TrainingJob:
             "saving": 0.0,
         }  # seconds beside the updates
         self._ratio = UpdateRatio(self.model.blocks)
+        self._report_seconds = 0.0  # that the last one took
         self._drawn: list[str] = []  # at this evaluation, until they are shown
         self._resumed_at: int | None = None
         self._stop = threading.Event()
@@ -110,6 +115,7 @@ class TrainingJob:
         Raises:
             KeyboardInterrupt, SystemExit(143): somebody stopped the run; it is saved.
         """
+        self.log.trackers = open_trackers(self.config, self.run.path, self.progress.step)
         with StopSignals(self._stop) as signals, self.log:
             fit(self, self.progress)
         if not self.is_finished:
@@ -216,11 +222,10 @@ class TrainingJob:
             speed = (progress.tokens - tokens) / max(1e-9, progress.seconds - seconds)
             row["tokens_per_second"] = round(speed)
             progress.logged = (progress.tokens, progress.seconds)
-        self.log.row(row)
-        progress.row = {}
-        if self._drawn:
-            self.log.samples(progress.step, self._drawn)
-            self._drawn = []
+        self.log.row(row, self._drawn)
+        progress.row, self._drawn = {}, []
+        if "val_loss" in row and self._report_seconds < REPORT_SECONDS:
+            self.write_report()
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Generator[None]:
@@ -255,6 +260,13 @@ class TrainingJob:
             f"the run has diverged: at step {step} the {name} is {value}; the checkpoints before it are whole. "
             "Begin again (--again) with a smaller optim.lr or a longer optim.warmup_steps"
         )
+
+    def write_report(self) -> Path:
+        """Write `report.html` from what the run has written so far and return where it is."""
+        started = time.perf_counter()
+        path = write_report(self.run.path)
+        self._report_seconds = time.perf_counter() - started
+        return path
 
     # What it does with the model as it stands:
 
