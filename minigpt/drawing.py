@@ -1,7 +1,7 @@
 """Numbers in, SVG out: one line chart and one bar, drawn for paper of either colour, with no library.
 
-A chart needs no script: steps carry their numbers in a `<title>`, which a browser shows where the pointer rests. Colours
-are classes that the page defines, so that one drawing suits light and dark.
+A chart needs no script: steps carry their numbers in a `<title>`, which a browser shows where the pointer rests.
+Colours are classes that the page defines, so that one drawing suits light and dark.
 """
 
 import html
@@ -49,7 +49,7 @@ def linear_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Return round numbers in a range, about so many: steps of 1, 2 or 5 times a power of ten.
 
     >>> linear_ticks(0, 1353)
-    [0.0, 500.0, 1000.0]
+    [0.0, 200.0, 400.0, 600.0, 800.0, 1000.0, 1200.0]
     """
     if not high > low:
         return [low]
@@ -81,7 +81,7 @@ def short(value: float) -> str:
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if size >= unit and (unit > 1e3 or size >= 1e4):
             return f"{value / unit:.4g}{name}"
-    if size and size < 1e-2:
+    if size and size < 1e-3:
         digits, _, power = f"{value:.2e}".partition("e")
         return f"{float(digits):g}e{int(power)}"
     return f"{value:,.4g}" if size < 1000 else f"{value:,.0f}"
@@ -96,6 +96,7 @@ class Axis:
     start: float
     end: float
     log: bool = False
+    apart: float = 56  # units between two ticks, about
 
     def at(self, value: float) -> float:
         """Return the place of a value; what lies outside lands on the edge."""
@@ -110,7 +111,9 @@ class Axis:
         """Return where to draw and name lines."""
         if self.log:
             return log_ticks(self.low, self.high)
-        return linear_ticks(self.low, self.high, max(3, int(abs(self.end - self.start) / 56)))
+        return linear_ticks(
+            self.low, self.high, max(3, int(abs(self.end - self.start) / self.apart))
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- thinning
@@ -177,7 +180,9 @@ def chart(
     if not lines:
         return ""
     width, height = size
-    x = Axis(0, max(ends_at, 1, *(line.points[-1][0] for line in lines)), LEFT, width - right)
+    x = Axis(
+        0, max(ends_at, 1, *(line.points[-1][0] for line in lines)), LEFT, width - right, apart=90
+    )
     y = _value_axis(lines, levels, log, from_zero, height)
     steps = sorted({step for line in lines for step, _ in line.points})
     parts = [

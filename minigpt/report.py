@@ -258,7 +258,7 @@ def _loss(rows: list[Row], settings: RunConfig) -> str:
 def _small_charts(rows: list[Row], settings: RunConfig) -> Iterator[str]:
     """Yield the charts of what drives the run and how fast it goes."""
     clip = settings.optim.clip
-    for key, title, words, options in (
+    charts: list[tuple[str, str, str, dict[str, Any]]] = [
         ("lr", "Learning rate", "", {"from_zero": True}),
         (
             "grad_norm",
@@ -267,7 +267,8 @@ def _small_charts(rows: list[Row], settings: RunConfig) -> Iterator[str]:
             {"log": True},
         ),
         ("tokens_per_second", "Tokens per second", "updates alone", {"from_zero": True}),
-    ):
+    ]
+    for key, title, words, options in charts:
         points = _points(rows, key)
         values = dict(points)
         described = _describer(key.replace("_", " "), values)
