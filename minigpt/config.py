@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 from minigpt.errors import UserError
 
 RUN_LENGTHS = ("steps", "epochs", "minutes")
+TRACKERS = ("tensorboard", "wandb")
 DEFAULT_STEPS = 2000  # where none of the three lengths is given
 
 
@@ -302,6 +303,27 @@ class SampleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Where a run is shown beside its directory."""
+
+    to: str = setting(
+        "",
+        f"{' or '.join(TRACKERS)}, or both with a comma between; metrics.jsonl is always written",
+    )
+
+    def trackers(self) -> list[str]:
+        """Return the names in `to`, each once."""
+        return list(dict.fromkeys(name.strip() for name in self.to.split(",") if name.strip()))
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield what is not known, one sentence each."""
+        for name in self.trackers():
+            if name not in TRACKERS:
+                near = did_you_mean(name, TRACKERS)
+                yield f"log.to names {name!r}; wanted {' or '.join(TRACKERS)}, or both with a comma between{near}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that a training run is made from; `run.toml` in Python."""
 
@@ -310,6 +332,7 @@ class RunConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
 
 SECTIONS: dict[str, Any] = {

@@ -44,6 +44,7 @@ def demo(config: RunConfig, out: Path, *, again: bool = False) -> dict[str, Any]
     say("\nWhat it writes now:\n")
     for prompt in PROMPTS:
         results(_quoted(job.draw(prompt)[0]))
+    say(f"\nHow it went, to look at in a browser: {job.write_report()}")
     say("\nThree commands to try next (in this folder as .venv/bin/minigpt):\n")
     say(f'  minigpt sample {out} --prompt "Raises " --temperature 0.6')
     say(f"  minigpt eval {out}")

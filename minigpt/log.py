@@ -3,11 +3,14 @@
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from minigpt.trackers import Tracker
 
 FILES = ("metrics.jsonl", "samples.txt", "train.log")
 SHOWN = 72  # characters of a sample
@@ -24,6 +27,7 @@ class Log:
         """Speak for the run in `folder`; None: to the terminal only."""
         self.folder = folder
         self.total_steps, self.done = total_steps, 0
+        self.trackers: list[Tracker] = []
         self._early: list[str] = []  # said before there was a folder to write it to
         self.console = Console(stderr=True, highlight=False)
         # A terminal wraps between words, a file nowhere.
@@ -36,8 +40,8 @@ class Log:
         self.console.print(line, markup=False)
         self._append("train.log", line + "\n")
 
-    def row(self, row: dict[str, Any]) -> None:
-        """Write one object to `metrics.jsonl` and show it."""
+    def row(self, row: dict[str, Any], texts: Sequence[str] = ()) -> None:
+        """Write one object to `metrics.jsonl`, with the texts drawn at its step to `samples.txt`; show both."""
         self._append("metrics.jsonl", json.dumps(row, allow_nan=False) + "\n")
         line = describe_row(row, self.total_steps)
         self._append("train.log", line + "\n")
@@ -51,13 +55,17 @@ class Log:
         elif due:
             self.console.print(line, markup=False)
             self._said_at = time.monotonic()
+        if texts:
+            self.samples(row["step"], texts)
+        for tracker in self.trackers:
+            tracker.row(row, texts)
 
     def step(self, step: int) -> None:
         """Move the live line to a step."""
         if self._live:
             self._live.update(self._task, completed=step)
 
-    def samples(self, step: int, texts: list[str]) -> None:
+    def samples(self, step: int, texts: Sequence[str]) -> None:
         """Write texts drawn at a step to `samples.txt`, and show the beginning of the first."""
         for text in texts:
             self._append("samples.txt", f"--- step {step}\n{text}\n\n")
@@ -96,10 +104,13 @@ class Log:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Take the live line away."""
+        """Take the live line away and let the trackers go."""
         if self._live:
             self._live.stop()
             self._live = None
+        for tracker in self.trackers:
+            tracker.close()
+        self.trackers = []
 
     def _path(self, name: str) -> Path:
         return (self.folder or Path()) / name

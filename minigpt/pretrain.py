@@ -22,6 +22,7 @@ from minigpt.model.families import FAMILIES, family_of
 from minigpt.model.size import parameter_count, with_vocabulary
 from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import Runtime, pick_newton_schulz_dtype, start_runtime
+from minigpt.trackers import check_trackers
 
 HARMLESS = (
     "train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every",
@@ -62,6 +63,7 @@ def train(
         f"{found.tokens:,} tokens (weights of step {job.progress.best_step})"
     )
     job.log.say(f"{job.progress.seconds:.1f} s in updates; the run is {job.run.path}")
+    job.log.say(f"how it went, to look at: {job.write_report()}")
     for text in job.draw():
         results(text)
     return job.run.path
@@ -78,6 +80,7 @@ def prepare_run(
     """Return the job of the run in `out`, new or resumed, ready to `fit`; arguments as `train`."""
     started = time.monotonic() if started is None else started
     settings.check(config)
+    check_trackers(config)
     run, log = RunDir(out), Log(Path(out))
     run.check_free()
     checkpoint, skipped = (None, []) if again else run.newest_whole()
@@ -308,7 +311,7 @@ def _serious(changed: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     return {
         key: values
         for key, values in changed.items()
-        if key not in (*HARMLESS, *unread) and not key.startswith("sample.")
+        if key not in (*HARMLESS, *unread) and not key.startswith(("sample.", "log."))
     }
 
 

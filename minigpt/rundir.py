@@ -25,8 +25,9 @@ from minigpt.tokenizer import Tokenizer
 
 WRITTEN = (
     "model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "metrics.jsonl", "samples.txt", "train.log", "data.json",
+    "metrics.jsonl", "samples.txt", "train.log", "data.json", "report.html", "wandb.json",
 )  # fmt: skip
+TRACKED = ("tensorboard", "wandb")  # folders of what shows the run elsewhere
 MANIFEST, STATE, OPTIMIZER = "manifest.json", "state.json", "optimizer.safetensors"
 
 
@@ -184,6 +185,8 @@ class RunDir:
             # In one step: no run is left with half of its checkpoints.
             os.replace(self.checkpoints, gone)
             shutil.rmtree(gone)
+        for name in TRACKED:
+            shutil.rmtree(self.path / name, ignore_errors=True)
         for name in (*WRITTEN, "run.toml"):
             (self.path / name).unlink(missing_ok=True)
 

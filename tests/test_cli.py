@@ -296,6 +296,10 @@ BAD = [
     (["import", "{run}", "--out", "o", "--model.n-head", "2"], "says its shape in its config.json"),
     (["import", "{run}", "--out", "o", "--model.n-head", "two"], "model.n_head is 'two'; wanted"),
     (["import", "{run}", "--out", "o", "--tokenizer", "none"], "there is no tokenizer at none"),
+    (["report", "none"], "none is no run directory"),
+    (["report", "{run}", "--out", "{cut}"], "the report cannot be written to"),
+    (["train", "--log.to", "tensorbord"], "did you mean 'tensorboard'"),
+    (["train", "--overfit", "--data", "none.txt"], "there is no text at 'none.txt'"),
     (["sample", "{weights}"], "weights.pth comes without a tokenizer"),
     (["eval", "{evil}"], "asks for posix.system when it is opened"),
 ]
@@ -434,6 +438,7 @@ def test_every_verb_has_help_with_an_example(capsys):
     for verb in (
         "demo", "train", "plan", "sample", "eval", "prepare", "tokenizer train", "tokenizer show", "bench tokenizer",
         "bench train", "import", "export",
+        "report", "doctor",
     ):  # fmt: skip
         assert call(*verb.split(), "--help") == 0
         assert f"Example: minigpt {verb}" in capsys.readouterr().out
@@ -570,3 +575,38 @@ def test_sigterm_ends_a_verb_as_an_exception_does(trained, tmp_path, monkeypatch
     assert ended.value.code == 143
     assert os.listdir(tmp_path) == []
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_report_says_where_it_is(trained, tmp_path, capsys):
+    out = tmp_path / "look.html"
+    assert call("report", trained, "--out", out, "--json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[0], json.loads(lines[1])) == (str(out), {"report": str(out)})
+    assert "60 steps, finished" in out.read_text()
+    assert (trained / "report.html").is_file()  # made by train
+
+
+def test_doctor_prints_text_and_json(capsys, monkeypatch):
+    monkeypatch.setattr("minigpt.doctor.TRIAL_SECONDS", 0.01)
+    assert call("doctor", "--json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "machine"
+    assert json.loads(lines[-1])["torch"] == torch.__version__
+
+
+def test_overfit_makes_no_run_and_says_by_its_status_whether_it_learnt(
+    trained, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "s.toml").write_text(to_toml(RunDir(trained).config))
+    arguments = ["train", "--overfit", "--config", tmp_path / "s.toml", "--out", tmp_path / "run"]
+    assert call(*arguments, "--json") == 0
+    shown = capsys.readouterr()
+    assert "a model that knows nothing has ln" in shown.err
+    assert shown.out.startswith("learnt by heart")
+    assert json.loads(shown.out.splitlines()[-1])["learnt"] is True
+    assert call(*arguments, "--optim.lr", 0, "--json") == 1
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["learnt"] is False
+    assert "minigpt: not learnt by heart" in shown.err
+    assert "Traceback" not in shown.err
+    assert not (tmp_path / "run").exists()

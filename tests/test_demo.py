@@ -26,6 +26,8 @@ def test_the_demo_explains_each_step_and_shows_results_when_run_again(tmp_path, 
         assert name in shown.err
     assert shown.err.count("minigpt sample") == shown.err.count("minigpt eval") == 1
     assert "│ The" in shown.out
+    assert f"How it went, to look at in a browser: {tmp_path / 'demo' / 'report.html'}" in shown.err
+    assert "uniform 4.99" in (tmp_path / "demo" / "report.html").read_text()
     again = demo(settings, tmp_path / "demo")
     second = capsys.readouterr()
     assert "This demo is done" in second.err

@@ -63,6 +63,12 @@ def test_a_row_reads_as_a_line():
     assert describe_row({"step": 0, "seconds": 0.0}, 200) == "step   0/200  0 s"
 
 
+def test_texts_are_written_with_their_row(tmp_path):
+    log = Log(tmp_path, total_steps=10)
+    log.row(ROW, ["a", "b"])
+    assert (tmp_path / "samples.txt").read_text() == "--- step 5\na\n\n--- step 5\nb\n\n"
+
+
 def test_results_go_to_standard_output(capsys):
     results("text")
     assert capsys.readouterr().out == "text\n"

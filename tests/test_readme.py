@@ -27,6 +27,8 @@ VERBS = (
     "bench",
     "import",
     "export",
+    "report",
+    "doctor",
 )
 COMMANDS = sorted(
     set(re.findall(rf"(?:\.venv/bin/|`)(minigpt (?:{'|'.join(VERBS)})[^`\n]*)", README))

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from minigpt.cli.app import FLAG, JSON, app, finish, show, started
+from minigpt.cli.app import FLAG, JSON, app, finish, say, show, started
 from minigpt.cli.settings import (
     DATA,
     DEVICE,
@@ -16,6 +16,8 @@ from minigpt.cli.settings import (
     out_of,
     settings_of,
 )
+from minigpt.config import RunConfig
+from minigpt.errors import ProofError
 
 
 @app.command
@@ -52,6 +54,7 @@ def train(
     device: DEVICE = None,
     override: FLAG = False,
     again: FLAG = False,
+    overfit: FLAG = False,
     as_json: JSON = False,
     options: Annotated[Any, Parameter(name="*")] = NO_OPTIONS,
 ) -> None:
@@ -67,14 +70,31 @@ def train(
         Go on with a run although its settings have changed.
     again
         Start over, even if --out holds a run.
+    overfit
+        Only see whether the model can learn one small batch by heart; exit status 1 where it cannot. No run is made.
     """
     short = {"data.source": data, "train.minutes": minutes, "train.device": device}
     settings = settings_of(preset, files, options, short)
+    if overfit:
+        learn_by_heart(settings, as_json)
+        return
     from minigpt.pretrain import train
 
     place = out_of(out, preset, data)
     result = train(settings, place, again=again, override=override, started=started())
     finish(as_json, {"run": str(result)})
+
+
+def learn_by_heart(settings: RunConfig, as_json: bool) -> None:
+    """Show whether a model with these settings learns one batch by heart."""
+    from minigpt.overfit import overfit
+
+    found = overfit(settings, say)
+    if found["learnt"]:
+        show(found["diagnosis"])
+    finish(as_json, found)
+    if not found["learnt"]:
+        raise ProofError(found["diagnosis"])
 
 
 @app.command

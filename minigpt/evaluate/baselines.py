@@ -15,18 +15,19 @@ MOST_COUNTED = (
 
 
 def baselines(
-    train: TokenSequence, val: TokenSequence, tokenizer: Tokenizer
+    train: TokenSequence, val: TokenSequence, tokenizer: Tokenizer, most: int = MOST_COUNTED
 ) -> dict[str, dict[str, float]]:
     """Return {"uniform" | "unigram" | "bigram": {"loss", "bits_per_byte", "bits_per_char"}} on held-out tokens.
 
     uniform knows nothing, unigram how common each token is, bigram which token follows the last one.
 
     Args:
-        train: to count; of a large text the first 34 million tokens.
-        val: to foretell; all but the first are, and again of a large text the first 34 million.
+        train: to count.
+        val: to foretell; all but the first are.
         tokenizer: of both.
+        most: tokens at the beginning of each part that are counted; of a large text 34 million.
     """
-    counted, foretold = train[:MOST_COUNTED], val[:MOST_COUNTED]
+    counted, foretold = train[:most], val[:most]
     losses = {
         "uniform": np.log(tokenizer.vocab_size),
         "unigram": unigram_loss(counted, foretold, tokenizer.vocab_size),

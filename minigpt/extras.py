@@ -1,0 +1,32 @@
+"""The optional packages by the extra of `pyproject.toml` that brings them, and what to say where one is missing."""
+
+import importlib.util
+
+from minigpt.errors import UserError
+
+EXTRAS = {
+    "data": ("datasets", "zstandard"),
+    "scale": ("datatrove", "orjson"),
+    "hf": ("transformers",),
+    "gguf": ("gguf",),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+}
+
+
+def command_for(extra: str) -> str:
+    """Return the command that installs an extra."""
+    return f"pip install 'minigpt[{extra}]'"
+
+
+def require(extra: str, wanted_by: str) -> None:
+    """Refuse to go on where a package of an extra is missing.
+
+    Raises:
+        UserError: it names the package and the command that installs it.
+    """
+    for package in EXTRAS[extra]:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"{wanted_by} needs the package {package}, which is not installed: {command_for(extra)}"
+            )
