@@ -13,8 +13,8 @@ PACKAGE = Path(minigpt.__file__).parent
 # From what knows nothing to what knows everything. A module imports from its own place or from those before it.
 ORDER = [
     ["errors", "machine"], ["files"], ["config", "progress"], ["download"], ["tokenizer"], ["data"], ["model"],
-    ["loss", "optim"], ["runtime"], ["rundir", "log"], ["sampling"], ["interop"], ["evaluate"], ["fit"], ["job"],
-    ["pretrain"], ["bench", "demo", "plan", "hf"], ["cli"], ["__main__"],
+    ["loss", "optim"], ["runtime"], ["rundir", "log", "place"], ["sampling"], ["interop"], ["evaluate"],
+    ["verdict", "guard"], ["fit"], ["job"], ["pretrain"], ["bench", "demo", "plan", "hf"], ["cli"], ["__main__"],
 ]  # fmt: skip
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

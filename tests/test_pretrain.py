@@ -11,6 +11,7 @@ import transformers
 import minigpt
 from minigpt.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from minigpt.errors import UserError
+from minigpt.job import Costs
 from minigpt.pretrain import prepare_run, steps_in, train
 from minigpt.rundir import RunDir
 
@@ -189,17 +190,18 @@ def test_minutes_become_steps_once(small_config, tmp_path, monkeypatch):
 
 def test_steps_fill_the_time_that_is_left(small_config, tmp_path, monkeypatch):
     job = prepare_run(small_config, tmp_path / "run")
-    monkeypatch.setattr(job, "seconds_per_step", lambda: (0.1, 0.8))
-    val = len(job.tokens.val)
+    monkeypatch.setattr(job, "costs", lambda: Costs(0.1, 0.5, 0.2, 0.3, 0.1))
+    passes = len(job.tokens.val) / 500  # over all that is held out, in evaluations
     monkeypatch.setattr("time.monotonic", lambda: 1000.0)
-    assert steps_in(1100.0, job) == int((100 - 0.8 * (2 + val / 500)) / (0.1 + 0.8 / 8))
+    ends = 2 * (0.5 + 0.2 + 0.1 + 0.3) + 0.5 * passes + 0.2
+    assert steps_in(1100.0, job) == int((100 - ends) / (0.1 + 0.8 / 8 + 0.3 / 6))
     assert steps_in(900.0, job) == 1
 
 
 def test_timing_leaves_no_trace(small_config, tmp_path, monkeypatch):
     monkeypatch.setattr("minigpt.job.TRIAL_SECONDS", 0.1)
     monkeypatch.setattr(
-        "minigpt.pretrain.steps_in", lambda ends_at, trial: 24 * all(trial.seconds_per_step())
+        "minigpt.pretrain.steps_in", lambda ends_at, trial: 24 * (trial.costs().checkpoint > 0)
     )
     train(small_config, tmp_path / "steps")
     train(changed(small_config, train={"steps": 0, "minutes": 0.1}), tmp_path / "minutes")
@@ -307,7 +309,7 @@ def test_a_diverged_run_stops_and_keeps_its_last_good_checkpoint(small_config, t
     config = changed(
         small_config, optim={"lr": lr, "clip": 0.0, "warmup_steps": 0, "weight_decay": 1e5}
     )
-    with pytest.raises(UserError, match=r"has diverged: at step \d+ the .* smaller optim\.lr"):
+    with pytest.raises(UserError, match=r"has diverged at step \d+: .* smaller optim\.lr"):
         train(config, tmp_path / "run")
     newest = RunDir(tmp_path / "run").newest_whole()[0]
     weights = minigpt.GPT.from_pretrained(newest.path).state_dict()

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from minigpt import __version__
-from minigpt.errors import ProofError, UserError
+from minigpt.errors import ProofError, RunError, UserError
 
 app = App(
     name="minigpt",
@@ -56,7 +56,7 @@ def run(started: float, arguments: Sequence[str] | None = None) -> int:
     except (UserError, CycloptsError) as error:
         say(f"minigpt: {error}")
         return 2
-    except ProofError as error:
+    except (ProofError, RunError) as error:
         say(f"minigpt: {error}")
         return 1
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@
 The index of shards comes last, and shards written later get new names: a reader sees the old weights or the new ones.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,22 @@ def read_tensors(path: Path) -> Tensors:
         raise UserError(f"{path.name} is cut short or damaged ({error})") from None
 
 
+def save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors to a safetensors file.
+
+    Raises:
+        OSError: it cannot be written; the disk may be full.
+    """
+    try:
+        safetensors.torch.save_file(tensors, path, metadata)
+    except safetensors.SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from None
+
+
 def _is_ours(index: dict[str, Any]) -> bool:
     """Return whether `write_weights` wrote an index: of it and a single file beside it the newer one then counts."""
     metadata = index.get("metadata")
@@ -99,9 +116,8 @@ def _is_ours(index: dict[str, Any]) -> bool:
 
 
 def _write(path: Path, tensors: Tensors) -> None:
-    metadata: dict[str, Any] = {"format": "pt"}
     with replacing(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+        save_tensors(tensors, temporary, {"format": "pt"})
         # safetensors makes files that only their owner may read; the model is as readable as its settings.
         temporary.chmod((path.parent / "config.json").stat().st_mode & 0o777)
 
