@@ -345,6 +345,7 @@ class TrainingJob:
             )
         fewer = next(n for n in range(size // 2, 0, -1) if train.batch_size % n == 0)
         self.optimizer.zero_grad(set_to_none=True)
+        self.step.train()  # it may have been an evaluation that broke off
         if self.runtime.device.type == "cuda":
             torch.cuda.empty_cache()
         self.order.micro_batch_size = fewer

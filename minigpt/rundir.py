@@ -62,6 +62,10 @@ class Checkpoint:
                 return f"{name} has {file.stat().st_size} bytes instead of {size}"
             if sha256_of(file) != sha256:
                 return f"the content of {name} has changed"
+        try:
+            self.state()
+        except UserError:
+            return f"{STATE} is no JSON object"
         return None
 
 

@@ -392,3 +392,47 @@ def test_the_shape_cannot_be_overridden(small_config, tmp_path):
 def test_a_shortened_warm_up_is_said(small_config, tmp_path, capsys):
     prepare_run(changed(small_config, optim={"warmup_steps": 100}), tmp_path / "run")
     assert "optim.warmup_steps = 100 would take up the whole run" in capsys.readouterr().err
+
+
+def test_a_run_in_use_is_refused_with_again_too_and_free_once_it_is_done(small_config, tmp_path):
+    job = prepare_run(small_config, tmp_path / "run")
+    for again in (False, True):
+        with pytest.raises(UserError, match="run is in use by process"):
+            train(small_config, tmp_path / "run", again=again)
+    job.fit()
+    train(small_config, tmp_path / "run", again=True)
+    with pytest.raises(UserError, match="other settings"):
+        train(changed(small_config, optim={"lr": 0.5}), tmp_path / "run")
+    train(small_config, tmp_path / "run")
+
+
+def test_more_steps_need_no_override_while_the_rate_is_constant(small_config, tmp_path):
+    short = changed(small_config, optim={"schedule": "constant"}, train={"steps": 16})
+    longer = changed(short, train={"steps": 24})
+    train(short, tmp_path / "extended")
+    train(longer, tmp_path / "extended")
+    train(longer, tmp_path / "at once")
+    assert outcome(tmp_path / "extended") == outcome(tmp_path / "at once")
+    with pytest.raises(UserError, match=r"train\.steps was 24, now 16"):
+        train(short, tmp_path / "extended")
+    with pytest.raises(UserError, match="other settings"):
+        train(changed(longer, optim={"lr": 0.5}, train={"steps": 30}), tmp_path / "extended")
+
+
+@pytest.mark.parametrize(("stop", "is_safe"), [(19, True), (21, False)])
+def test_more_steps_under_wsd_need_no_override_before_the_decay(
+    small_config, tmp_path, stop, is_safe
+):
+    config = changed(small_config, optim={"schedule": "wsd"})
+    longer = changed(config, train={"steps": 30})
+    job = prepare_run(config, tmp_path / "run")
+    stop_after(job, stop)
+    with pytest.raises(KeyboardInterrupt):
+        job.fit()
+    if not is_safe:
+        with pytest.raises(UserError, match=r"train\.steps was 24, now 30"):
+            train(longer, tmp_path / "run")
+        return
+    train(longer, tmp_path / "run")
+    train(longer, tmp_path / "at once")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "at once")
