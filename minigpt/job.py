@@ -95,11 +95,9 @@ class TrainingJob:
         self.place = Place(run.path)
         self.progress = Progress()
         self._drawn: list[str] = []  # at this evaluation, until they are shown
-        self._saved_at: int | None = (
-            None  # the step of a checkpoint that stands and is not written again
-        )
+        self._saved_at: int | None = None  # the step of a checkpoint that is not written again
         self._done_at: int | None = None  # the step at which all that was due has been done
-        self._in_update = False
+        self._can_halve = False  # what is under way needs less memory with a smaller micro-batch
         self._stop = threading.Event()
         log.total_steps = self.steps
 
