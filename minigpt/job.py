@@ -395,8 +395,7 @@ class TrainingJob:
     def costs(self) -> Costs:
         """Return what the parts of this run cost, by trying them. Afterwards the job is spoilt."""
         times = self._within_memory(self._times, lambda: None)
-        # The slowest quarter is left out: the first steps allocate memory, and other processes get in between.
-        quickest = sorted(times)[: len(times) - len(times) // 4]
+        settled = times[len(times) // 4 + 1 :]  # the first steps allocate memory
         evaluation = _seconds(lambda: self.likelihood(max_tokens=self.config.train.eval_tokens))
         sample = _seconds(self.draw)
         above = next(folder for folder in self.run.path.absolute().parents if folder.exists())
@@ -405,7 +404,7 @@ class TrainingJob:
             run, tensors = RunDir(folder), optimizer_tensors(self.optimizer, model)
             checkpoint = _seconds(lambda: run.save_checkpoint(0, model, tokenizer, tensors, {}, 1))
             publishing = _seconds(lambda: run.publish_best(model, tokenizer))
-        return Costs(statistics.mean(quickest), evaluation, sample, checkpoint, publishing)
+        return Costs(statistics.mean(settled), evaluation, sample, checkpoint, publishing)
 
     def _times(self) -> list[float]:
         """Return the seconds of some updates."""
