@@ -250,6 +250,11 @@ class TrainConfig:
     log_every: int = setting(10, "steps between lines of metrics.jsonl", minimum=1)
     checkpoint_every: int = setting(250, "steps between checkpoints", minimum=1)
     keep: int = setting(2, "checkpoints kept", minimum=1)
+    patience: int = setting(
+        0,
+        "end the run after so many evaluations without a new lowest held-out loss; 0: off",
+        minimum=0,
+    )
     seed: int = setting(0, "first weights and dropout", minimum=0, maximum=2**31)
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     dtype: Literal["auto", "fp32", "bf16"] = setting(

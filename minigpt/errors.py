@@ -13,6 +13,10 @@ class ProofError(Exception):
     """What was written is not what was meant. The command line prints it and exits with status 1."""
 
 
+class RunError(Exception):
+    """A run cannot go on for a reason outside of it, such as a full disk. The command line exits with status 1."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class where there is none, as a terminal may show it."""
     return plain((str(error).strip().splitlines() or [type(error).__name__])[0], 400)

@@ -99,10 +99,7 @@ def alone(folder: Path, waiting: Callable[[], None]) -> Generator[None]:
 
     A process that is killed gives its place up.
     """
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
-    path = cache_folder() / "locks" / f"{name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = FileLock(lock_path(folder))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -112,6 +109,14 @@ def alone(folder: Path, waiting: Callable[[], None]) -> Generator[None]:
         yield
     finally:
         lock.release()
+
+
+def lock_path(folder: Path) -> Path:
+    """Return the file in the user's cache that stands for a folder where processes take turns."""
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
+    path = cache_folder() / "locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def cache_folder() -> Path:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from minigpt.data.batches import Batch
+from minigpt.guard import clip_gradient
 from minigpt.loss import IGNORED, TrainStep
 
 
@@ -23,6 +24,7 @@ class Progress:
         logged: tokens and seconds at the last line of the log.
         best_loss, best_step: the lowest held-out loss so far and when it was.
         row: the next line of the log, until it is written.
+        guard: what the guards of the run remember.
     """
 
     step: int = 0
@@ -33,6 +35,7 @@ class Progress:
     best_loss: float | None = None
     best_step: int = 0
     row: dict[str, Any] = field(default_factory=dict)
+    guard: dict[str, Any] = field(default_factory=dict)
 
 
 class Job(Protocol):
@@ -60,10 +63,10 @@ class Job(Protocol):
         """Write a checkpoint."""
 
     def evaluate(self, progress: Progress) -> None:
-        """Add the held-out loss to `progress.row` and keep the best weights."""
+        """Add the held-out loss to `progress.row` and keep the best weights; `steps` may become fewer."""
 
     def report(self, progress: Progress) -> None:
-        """Write `progress.row`, if there is one, to the log and empty it; show how far the run is."""
+        """Write `progress.row`, if there is one, to the log; empty it, and the losses if it held their mean."""
 
 
 def update(
@@ -79,7 +82,7 @@ def update(
         loss_sum, _ = step(batch.ids, batch.targets, batch.documents)
         (loss_sum / counted).backward()
         losses.append(loss_sum.detach())
-    norm = torch.nn.utils.clip_grad_norm_(step.parameters(), clip or float("inf"))
+    norm = clip_gradient(step.parameters(), clip, losses)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return torch.stack(losses).sum() / counted, norm
@@ -101,7 +104,7 @@ def fit(job: Job, progress: Progress) -> None:
         if job.is_due("evaluate", progress.step) or ended:
             job.evaluate(progress)
         job.report(progress)
-        if ended:
+        if progress.step >= job.steps:
             return
         advance(job, progress)
 
@@ -124,5 +127,4 @@ def advance(job: Job, progress: Progress) -> None:
     if job.is_due("log", progress.step) or progress.step == job.steps:
         mean = torch.stack(progress.losses).mean().item()
         progress.row |= {"train_loss": mean, "lr": rate, "grad_norm": norm.item()}
-        progress.losses = []
     progress.seconds += time.perf_counter() - started

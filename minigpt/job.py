@@ -2,12 +2,15 @@
 
 import contextlib
 import dataclasses
+import errno
 import math
 import statistics
+import tempfile
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,10 +18,11 @@ from minigpt import config as settings
 from minigpt.config import RunConfig
 from minigpt.data.batches import Batch, Batches
 from minigpt.data.tokens import Tokens
-from minigpt.errors import UserError
+from minigpt.errors import RunError, UserError, first_line
 from minigpt.evaluate.baselines import baselines
 from minigpt.evaluate.likelihood import Likelihood, evaluate
 from minigpt.fit import Progress, fit, update
+from minigpt.guard import IN_A_ROW, Guard, Skipped
 from minigpt.log import Log
 from minigpt.loss import TrainStep
 from minigpt.model.families import fill, read_model
@@ -26,6 +30,7 @@ from minigpt.model.transformer import GPT
 from minigpt.optim.groups import make_optimizer, optimizer_tensors, restore_optimizer
 from minigpt.optim.ratio import UpdateRatio
 from minigpt.optim.schedule import learning_rate
+from minigpt.place import Place
 from minigpt.report import write_report
 from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import Runtime, StopSignals, prepare_step
@@ -35,6 +40,19 @@ from minigpt.trackers import open_trackers
 TRIAL_SECONDS = 2.0  # of steps that are timed and thrown away before a run of so many minutes
 BASELINE_TOKENS = 1 << 22  # counted for the baselines, at the beginning of each part: a second
 REPORT_SECONDS = 0.2  # a report that takes longer is written at the end alone
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """The seconds that parts of a run take: an update, an evaluation, a sample, a checkpoint, publishing weights."""
+
+    update: float
+    evaluation: float
+    sample: float
+    checkpoint: float
+    publishing: float
 
 
 class TrainingJob:
@@ -78,6 +96,11 @@ class TrainingJob:
         self.model = GPT(config.model)
         self.step = prepare_step(TrainStep(self.model), runtime, train)
         self.optimizer = make_optimizer(self.model, config.optim)
+        self.optimizer.register_step_pre_hook(self._begin_optimizer)
+        self.guard = Guard(
+            self.optimizer, self.model.named_parameters(), on_device=runtime.device.type == "cuda"
+        )
+        self.place = Place(run.path)
         self.progress = Progress()
         self.spent = {
             "evaluation": 0.0,
@@ -87,7 +110,9 @@ class TrainingJob:
         self._ratio = UpdateRatio(self.model.blocks)
         self._report_seconds = 0.0  # that the last one took
         self._drawn: list[str] = []  # at this evaluation, until they are shown
-        self._resumed_at: int | None = None
+        self._saved_at: int | None = None  # the step of a checkpoint that is not written again
+        self._done_at: int | None = None  # the step at which all that was due has been done
+        self._can_halve = False  # what is under way needs less memory with a smaller micro-batch
         self._stop = threading.Event()
         log.total_steps = self.steps
 
@@ -96,17 +121,25 @@ class TrainingJob:
         """Whether every step is done."""
         return self.progress.step >= self.steps
 
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Take up weights, optimiser and progress, and cut the logs to what the checkpoint knew."""
-        state = checkpoint.state()
+    def resume(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+        """Take up weights, optimiser and progress, and cut the logs to what the checkpoint knew.
+
+        Args:
+            checkpoint: where the weights are.
+            state: of the checkpoint.
+        """
         fill(self.model, read_model(checkpoint.path)[1], str(checkpoint.path))
         restore_optimizer(self.optimizer, self.model, checkpoint.optimizer())
         self.progress = Progress(**state["progress"])
         self.progress.losses = [
-            torch.tensor(loss, device=self.runtime.device) for loss in self.progress.losses
+            torch.tensor(math.nan if loss is None else loss, device=self.runtime.device)
+            for loss in self.progress.losses
         ]
         self.spent |= state.get("spent", {})
-        self._resumed_at = self.log.done = self.progress.step
+        self._saved_at = self.log.done = self.progress.step
+        if state.get("is_done"):
+            self._done_at = self.progress.step
+        self.steps = self.progress.guard.get("ended_at", self.steps)
         self.log.cut(state["logs"])
 
     def fit(self) -> None:
@@ -114,10 +147,17 @@ class TrainingJob:
 
         Raises:
             KeyboardInterrupt, SystemExit(143): somebody stopped the run; it is saved.
+            RunError: a file cannot be written; the checkpoints before are whole.
+            UserError: the run has diverged, or memory ran out with a single sequence at a time.
         """
         self.log.trackers = open_trackers(self.config, self.run.path, self.progress.step)
-        with StopSignals(self._stop) as signals, self.log:
-            fit(self, self.progress)
+        try:
+            with StopSignals(self._stop) as signals, self.log:
+                self._within_memory(lambda: fit(self, self.progress), self._go_on_here)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        finally:
+            self.place.leave()
         if not self.is_finished:
             self.log.say(
                 f"stopped and saved at step {self.progress.step}; the same command goes on from here"
@@ -128,6 +168,7 @@ class TrainingJob:
 
     def batches(self, step: int) -> list[Batch]:
         """Return the micro-batches of a step, on the device; the update that follows is measured where it is logged."""
+        self._can_halve = True
         if self.is_due("log", step + 1) or step + 1 == self.steps:
             self._ratio.remember()
         return [batch.to(self.runtime.device) for batch in self.order.at(step)]
@@ -138,6 +179,8 @@ class TrainingJob:
 
     def is_due(self, what: str, step: int) -> bool:
         """Return whether to "save", "evaluate" or "log" after `step` updates."""
+        if step == self._done_at:
+            return False
         train = self.config.train
         every = {
             "save": train.checkpoint_every,
@@ -151,48 +194,62 @@ class TrainingJob:
         return self._stop.is_set()
 
     def save(self, progress: Progress) -> None:
-        """Write a checkpoint; not again the one that the run was resumed from."""
-        if progress.step == self._resumed_at:
-            return
-        with self._timed("saving"):
+        """Write a checkpoint; not again one that stands."""
+        if progress.step != self._saved_at:
             self._save(progress)
 
-    def _save(self, progress: Progress) -> None:
+    def _save(self, progress: Progress, *, is_done: bool = False) -> None:
+        """Write a checkpoint; `is_done`: what is due at this step is done, and not repeated on resume."""
+        with self._timed("saving"):
+            self._write_checkpoint(progress, is_done)
+
+    def _write_checkpoint(self, progress: Progress, is_done: bool) -> None:
         self._add_update_ratio(progress)
-        self._check_finite(progress)
+        self._look(progress)
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
-            raise self._diverged(progress.step, "largest weight", math.nan)
-        state = dataclasses.asdict(progress) | {"losses": [float(x) for x in progress.losses]}
+            raise self._diverged(progress.step, "the largest weight is nan")
+        losses = [float(loss) for loss in progress.losses]
+        plain = [loss if math.isfinite(loss) else None for loss in losses]
         self.run.save_checkpoint(
             progress.step,
             self.model,
             self.tokens.tokenizer,
             optimizer_tensors(self.optimizer, self.model),
             {
-                "progress": state,
+                "progress": dataclasses.asdict(progress) | {"losses": plain},
                 "spent": self.spent,
                 "config": settings.to_dict(self.config),
                 "requested": settings.to_dict(self.requested),
                 "data": self.tokens.fingerprint,
                 "runtime": self.runtime.describe(),
                 "logs": self.log.sizes(),
+                "is_done": is_done,
             },
             self.config.train.keep,
         )
 
     def evaluate(self, progress: Progress) -> None:
-        """Add the held-out loss to the row, publish the best weights, and draw a sample where one is due."""
-        self._check_finite(progress)
+        """Add the held-out loss to the row, publish the best weights, and draw a sample where one is due.
+
+        After `train.patience` evaluations without a new lowest loss the run ends here, with a checkpoint.
+        """
+        self._look(progress)
+        self._can_halve = True
         with self._timed("evaluation"):
-            found = self.likelihood(max_tokens=self.config.train.eval_tokens)
+            found = self._within_memory(
+                lambda: self.likelihood(max_tokens=self.config.train.eval_tokens), self._save_halved
+            )
             if progress.step == 0 and not self.config.data.stream:
                 progress.row["baselines"] = self._baselines()
+        self._can_halve = False
         if not math.isfinite(found.loss):
-            raise self._diverged(progress.step, "held-out loss", found.loss)
+            raise self._diverged(progress.step, f"the held-out loss is {found.loss}")
+        is_best = progress.best_loss is None or found.loss < progress.best_loss
+        self._end_without_patience(progress, 0 if is_best else progress.guard.get("waited", 0) + 1)
         progress.row |= {"val_loss": found.loss, "val_bits_per_byte": found.bits_per_byte}
         if self.tokens.tokenizer.kind == "char":
             progress.row["val_bits_per_char"] = found.bits_per_char
-        if progress.best_loss is None or found.loss < progress.best_loss:
+        if is_best:
             progress.best_loss, progress.best_step = found.loss, progress.step
             with self._timed("saving"):
                 self.run.publish_best(self.model, self.tokens.tokenizer)
@@ -201,13 +258,27 @@ class TrainingJob:
             with self._timed("sampling"):
                 self._drawn = self.draw()
 
+    def _end_without_patience(self, progress: Progress, waited: int) -> None:
+        """Count the evaluations without a new best one, and end the run when there have been enough."""
+        patience = self.config.train.patience
+        if patience and waited >= patience and progress.step < self.steps:
+            self.steps = progress.guard["ended_at"] = progress.step
+            # Written before this evaluation counts, for a run that is resumed from it repeats the evaluation.
+            self._save(progress)
+            self.log.say(
+                f"the held-out loss has had no new lowest value in {waited} evaluations (train.patience): the run "
+                f"ends at step {progress.step}"
+            )
+        progress.guard["waited"] = waited
+
     def report(self, progress: Progress) -> None:
         """Write the row, if there is one, and the samples drawn with it; move the live line."""
         self.log.step(progress.step)
+        if progress.row or self.guard.waits:
+            self._look(progress)
         if not progress.row:
             return
         self._add_update_ratio(progress)
-        self._check_finite(progress)
         row = {
             "step": progress.step,
             "tokens": progress.tokens,
@@ -215,6 +286,7 @@ class TrainingJob:
             "seconds": round(progress.seconds, 3),
             **{f"{name}_seconds": round(spent, 3) for name, spent in self.spent.items()},
             **progress.row,
+            **progress.guard.pop("row", {}),
             "peak_memory_bytes": self.runtime.peak_memory_bytes(),
         }
         if "train_loss" in row:
@@ -243,31 +315,115 @@ class TrainingJob:
         tokens = self.tokens
         return baselines(tokens.train, tokens.val, tokens.tokenizer, most=BASELINE_TOKENS)
 
-    def _check_finite(self, progress: Progress) -> None:
-        """Stop a run that has diverged before anything of it is saved."""
-        values = {
-            "gradient norm": progress.row.get("grad_norm"),
-            "loss": progress.row.get("train_loss"),
-        }
-        values["change of the weights"] = sum(progress.row.get("update_ratio", ()))
-        values["mean loss"] = sum(float(loss) for loss in progress.losses)
-        for name, value in values.items():
-            if value is not None and not math.isfinite(value):
-                raise self._diverged(progress.step, name, value)
-
-    def _diverged(self, step: int, name: str, value: float) -> UserError:
-        rates = "optim.lr" + (" and optim.muon_lr" if self.config.optim.name == "muon" else "")
-        return UserError(
-            f"the run has diverged: at step {step} the {name} is {value}; the checkpoints before it are whole. "
-            f"Begin again (--again) with a smaller {rates} or a longer optim.warmup_steps"
-        )
-
     def write_report(self) -> Path:
         """Write `report.html` from what the run has written so far and return where it is."""
         started = time.perf_counter()
         path = write_report(self.run.path)
         self._report_seconds = time.perf_counter() - started
         return path
+
+    def _look(self, progress: Progress) -> None:
+        """Say what the guard has seen since the last look; stop a run that has diverged."""
+        for seen in self.guard.look(progress.guard, progress.step, progress.losses):
+            if not isinstance(seen, Skipped):
+                self.log.say(
+                    f"step {seen.step}: the loss is {seen.loss:.3f}, {seen.z:.0f} standard deviations above the "
+                    f"{seen.mean:.3f} of the steps before it"
+                )
+                continue
+            starts = self.order.starts(seen.step - 1).tolist()
+            more = ", …" if len(starts) > 8 else ""
+            self.log.say(
+                f"step {seen.step}: the update is left out, for {seen.reason}; its windows start at the tokens "
+                f"{', '.join(map(str, starts[:8]))}{more}"
+            )
+            if seen.in_a_row == IN_A_ROW:
+                raise self._diverged(
+                    seen.step, f"{IN_A_ROW} updates in a row had to be left out: {seen.reason}"
+                )
+        if progress.losses and "train_loss" in progress.row:
+            losses = torch.stack(progress.losses).tolist()
+            sound = [loss for loss in losses if math.isfinite(loss)]
+            if sound and len(sound) < len(losses):
+                progress.row["train_loss"] = statistics.fmean(sound)
+            progress.row = {
+                key: x
+                for key, x in progress.row.items()
+                if not isinstance(x, float) or math.isfinite(x)
+            }
+            progress.losses = []
+
+    def _diverged(self, step: int, what: str) -> UserError:
+        rates = "optim.lr" + (" and optim.muon_lr" if self.config.optim.name == "muon" else "")
+        return UserError(
+            f"the run has diverged at step {step}: {what}; the checkpoints before it are whole. "
+            f"Begin again (--again) with a smaller {rates} or a longer optim.warmup_steps"
+        )
+
+    def _begin_optimizer(self, *_: object) -> None:
+        """Note that the gradient is there: what the optimiser has begun cannot be begun again."""
+        self._can_halve = False
+
+    def _within_memory(self, work: Callable[[], T], then: Callable[[], None]) -> T:
+        """Return what `work` returns; while memory runs out in it, halve the micro-batch, do `then`, and try again."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                reason = first_line(error)
+            # The exception is gone by now, and with it all that the step had in memory.
+            self._halve(reason)
+            then()
+
+    def _save_halved(self) -> None:
+        """Write the halved micro-batch down, so that it is never decided again."""
+        self._save(self.progress, is_done=self._done_at == self.progress.step)
+        self._saved_at = self.progress.step
+        self.run.record(self.config)
+
+    def _go_on_here(self) -> None:
+        """Have `fit` go on with the update under way; what was due before it has been done."""
+        self._done_at = self.progress.step
+        self._save_halved()
+
+    def _halve(self, reason: str) -> None:
+        """Take half as many sequences at a time, or the next fewer that make up the batch."""
+        train = self.config.train
+        size = train.micro_batch_size or train.batch_size
+        if not self._can_halve:
+            raise RunError(
+                f"memory ran out where fewer sequences at a time would not help ({reason}): take a smaller model, or "
+                "a device with more memory"
+            )
+        if size == 1:
+            raise UserError(
+                f"memory ran out with a single sequence at a time ({reason}): take a smaller model.block_size or "
+                "model, train.recompute, or a device with more memory"
+            )
+        fewer = next(n for n in range(size // 2, 0, -1) if train.batch_size % n == 0)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step.train()  # it may have been an evaluation that broke off
+        if self.runtime.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.order.micro_batch_size = fewer
+        self.config = dataclasses.replace(
+            self.config, train=dataclasses.replace(train, micro_batch_size=fewer)
+        )
+        self.log.say(
+            f"memory ran out with {size} sequences at a time ({reason}): from here on there are {fewer}, and "
+            f"{train.batch_size // fewer} of such micro-batches in a step; the tokens in a step stay the same"
+        )
+
+    def _cannot_write(self, error: OSError) -> RunError:
+        """Return what to say when a file cannot be written: which checkpoint is whole, and what to do."""
+        newest, _ = self.run.newest_whole()
+        kept = f"the checkpoint {newest.path.name} is whole" if newest else "there is no checkpoint"
+        what = "make room" if error.errno in FULL else "mend it"
+        place = f" ({error.filename})" if error.filename else ""
+        return RunError(
+            f"the run stops at step {self.progress.step}, for it cannot write: {error.strerror or error}{place}; "
+            f"{kept}: {what}, and run the same command again"
+        )
 
     # What it does with the model as it stands:
 
@@ -295,8 +451,22 @@ class TrainingJob:
         """Put the best weights of the run into the model."""
         fill(self.model, read_model(self.run.path)[1], str(self.run.path))
 
-    def seconds_per_step(self) -> tuple[float, float]:
-        """Return the seconds of an update and of an evaluation with its sample. Afterwards the job is spoilt."""
+    def costs(self) -> Costs:
+        """Return what the parts of this run cost, by trying them. Afterwards the job is spoilt."""
+        times = self._within_memory(self._times, lambda: None)
+        settled = times[len(times) // 4 + 1 :]  # the first steps allocate memory
+        evaluation = _seconds(lambda: self.likelihood(max_tokens=self.config.train.eval_tokens))
+        sample = _seconds(self.draw)
+        above = next(folder for folder in self.run.path.absolute().parents if folder.exists())
+        model, tokenizer = self.model, self.tokens.tokenizer
+        with tempfile.TemporaryDirectory(prefix=".minigpt-", dir=above) as folder:
+            run, tensors = RunDir(folder), optimizer_tensors(self.optimizer, model)
+            checkpoint = _seconds(lambda: run.save_checkpoint(0, model, tokenizer, tensors, {}, 1))
+            publishing = _seconds(lambda: run.publish_best(model, tokenizer))
+        return Costs(statistics.mean(settled), evaluation, sample, checkpoint, publishing)
+
+    def _times(self) -> list[float]:
+        """Return the seconds of some updates."""
         times: list[float] = []
         began = time.perf_counter()
         while len(times) < 3 or time.perf_counter() - began < TRIAL_SECONDS:
@@ -304,9 +474,11 @@ class TrainingJob:
             update(self.step, self.optimizer, self.batches(len(times)), self.clip)
             self.runtime.wait()
             times.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        self.likelihood(max_tokens=self.config.train.eval_tokens)
-        self.draw()
-        # The slowest quarter is left out: the first steps allocate memory, and other processes get in between.
-        quickest = sorted(times)[: len(times) - len(times) // 4]
-        return statistics.mean(quickest), time.perf_counter() - started
+        return times
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Return how long something takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

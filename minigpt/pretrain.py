@@ -20,9 +20,12 @@ from minigpt.job import TrainingJob
 from minigpt.log import Log, results
 from minigpt.model.families import FAMILIES, family_of
 from minigpt.model.size import parameter_count, with_vocabulary
+from minigpt.optim.schedule import WSD_DECAY
+from minigpt.place import Place
 from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import Runtime, pick_newton_schulz_dtype, start_runtime
 from minigpt.trackers import check_trackers
+from minigpt.verdict import verdict
 
 HARMLESS = (
     "train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every",
@@ -62,6 +65,7 @@ def train(
         f"held-out loss {found.loss:.4f} nats per token, {found.bits_per_byte:.4f} bits per byte, over all "
         f"{found.tokens:,} tokens (weights of step {job.progress.best_step})"
     )
+    job.log.say(verdict(job.run.metrics).sentence)
     job.log.say(f"{job.progress.seconds:.1f} s in updates; the run is {job.run.path}")
     job.log.say(f"how it went, to look at: {job.write_report()}")
     for text in job.draw():
@@ -77,25 +81,44 @@ def prepare_run(
     override: bool = False,
     started: float | None = None,
 ) -> TrainingJob:
-    """Return the job of the run in `out`, new or resumed, ready to `fit`; arguments as `train`."""
+    """Return the job of the run in `out`, new or resumed, ready to `fit`; arguments as `train`.
+
+    Until it has been fit, or is given up (`job.place.leave`), no other job of this run can be had.
+    """
     started = time.monotonic() if started is None else started
     settings.check(config)
     check_trackers(config)
-    run, log = RunDir(out), Log(Path(out))
+    run, place = RunDir(out), Place(Path(out))
     run.check_free()
+    place.take()
+    try:
+        job = _job_in(run, place, config, again, override, started)
+    except BaseException:
+        place.leave()
+        raise
+    job.place = place
+    return job
+
+
+def _job_in(
+    run: RunDir, place: Place, config: RunConfig, again: bool, override: bool, started: float
+) -> TrainingJob:
+    log = Log(run.path)
     checkpoint, skipped = (None, []) if again else run.newest_whole()
     if checkpoint is not None:
         return _resumed(config, run, log, checkpoint, skipped, override)
     # The first row is written after the first checkpoint, so a run with rows once had one.
     if not again and (skipped or run.metrics):
         raise UserError(
-            f"{out} has no whole checkpoint to go on from ({'; '.join(skipped) or 'they are gone'}); its best "
+            f"{run.path} has no whole checkpoint to go on from ({'; '.join(skipped) or 'they are gone'}); its best "
             "weights may still load; --again starts over"
         )
     runtime = start_runtime(config.train)
     tokens = prepare(config.data, log.say)
     resolved = resolve(config, tokens, runtime, run, log, started)
     job = TrainingJob(resolved, config, tokens, runtime, run, log)
+    run.make()
+    place.take()
     run.clear()
     run.create(resolved, tokens.facts)
     return job
@@ -121,19 +144,24 @@ def _resumed(
             "restore it, or pass --again to start over"
         )
     resolved = dataclasses.replace(resolved, sample=_sample_for(resolved, tokens))
+    before = settings.from_dict(state["config"], "the checkpoint")
+    serious = _serious(settings.changes(before, resolved), config)
+    if serious:  # it may have ended before its last step; with these settings it may not
+        state["progress"].get("guard", {}).pop("ended_at", None)
     job = TrainingJob(resolved, config, tokens, runtime, run, log)
-    job.resume(checkpoint)
+    job.resume(checkpoint, state)
     run.create(resolved, tokens.facts)
     for line in skipped:
         log.say(line)
-    before = settings.from_dict(state["config"], "the checkpoint")
+    if _are_safely_more_steps(before, serious, job.progress.step):
+        serious = {}
     differing = _differences(state["runtime"], runtime.describe())
     if differing:
         log.say(
             f"this is not the machine that the run was begun on ({'; '.join(differing)}): it goes on, but no "
             "longer bit for bit"
         )
-    if (differing or _serious(settings.changes(before, resolved), config)) and not job.is_finished:
+    if (differing or serious) and not job.is_finished:
         # The best weights in the root may be of a future that will not come: the next ones take their place.
         job.progress.best_loss = None
     return job
@@ -162,6 +190,9 @@ def resolve(
     if steps is None:
         trial = TrainingJob(_of_length(config, 1), config, tokens, runtime, run, log)
         steps = steps_in(started + train.minutes * 60, trial)
+        # Where memory ran out, it has been halved.
+        train = dataclasses.replace(train, micro_batch_size=trial.config.train.micro_batch_size)
+        config = dataclasses.replace(config, train=train)
     resolved = _of_length(config, steps)
     if resolved.optim.warmup_steps != config.optim.warmup_steps:
         log.say(
@@ -210,12 +241,24 @@ def _sample_for(config: RunConfig, tokens: Tokens) -> SampleConfig:
 
 
 def steps_in(ends_at: float, trial: TrainingJob) -> int:
-    """Return how many steps, with their evaluations and the end of the run, fit until `ends_at` on `time.monotonic`."""
-    update_seconds, evaluation_seconds = trial.seconds_per_step()
+    """Return how many steps, with all that is due between them, fit until `ends_at` on `time.monotonic`.
+
+    Beside what is due every so often there are, at the beginning and at the end, an evaluation and a checkpoint, and
+    after the end the pass over all that is held out and a last sample. Weights are published after most evaluations.
+    """
+    costs = trial.costs()
     train, held_out = trial.config.train, len(trial.tokens.val)
-    at_the_end = held_out / min(train.eval_tokens, held_out)  # the pass over all, in evaluations
-    left = ends_at - time.monotonic() - evaluation_seconds * (2 + at_the_end)
-    return max(1, int(left / (update_seconds + evaluation_seconds / train.eval_every)))
+    one = costs.evaluation + costs.sample + costs.publishing
+    ends = 2 * (one + costs.checkpoint)
+    ends += costs.evaluation * held_out / min(train.eval_tokens, held_out) + costs.sample
+    samples_every = train.sample_every or train.eval_every
+    per_step = (
+        costs.update
+        + (costs.evaluation + costs.publishing) / train.eval_every
+        + costs.sample / samples_every
+        + costs.checkpoint / train.checkpoint_every
+    )
+    return max(1, int((ends_at - time.monotonic() - ends) / per_step))
 
 
 def settings_to_resume(config: RunConfig, state: dict[str, Any], override: bool) -> RunConfig:
@@ -253,6 +296,8 @@ def settings_to_resume(config: RunConfig, state: dict[str, Any], override: bool)
             f"train.steps is {config.train.steps}, but the run is at step {state['progress']['step']} already"
         )
     serious = _serious(changed, config)
+    if _are_safely_more_steps(resolved, serious, state["progress"]["step"]):
+        serious = {}
     if serious and not override:
         listed = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in serious.items())
         raise UserError(
@@ -313,6 +358,15 @@ def _serious(changed: dict[str, Any], config: RunConfig) -> dict[str, Any]:
         for key, values in changed.items()
         if key not in (*HARMLESS, *unread) and not key.startswith(("sample.", "log."))
     }
+
+
+def _are_safely_more_steps(before: RunConfig, changed: dict[str, Any], step: int) -> bool:
+    """Return whether a run only becomes longer, and every step done so far is one of the longer run as well."""
+    if set(changed) != {"train.steps"}:
+        return False
+    old, new = changed["train.steps"]
+    stays = {"constant": math.inf, "wsd": (1 - WSD_DECAY) * old}  # the rate, until then
+    return new > old and step <= stays.get(before.optim.schedule, -1)
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor
 
 from minigpt.config import RunConfig, file_layer, from_dict, to_toml
 from minigpt.errors import UserError
 from minigpt.files import flush, read_json, replace_json, replace_text, sha256_of
 from minigpt.model.transformer import GPT
-from minigpt.model.weights import read_tensors
+from minigpt.model.weights import read_tensors, save_tensors
 from minigpt.tokenizer import Tokenizer
 
 WRITTEN = (
@@ -64,6 +63,10 @@ class Checkpoint:
                 return f"{name} has {file.stat().st_size} bytes instead of {size}"
             if sha256_of(file) != sha256:
                 return f"the content of {name} has changed"
+        try:
+            self.state()
+        except UserError:
+            return f"{STATE} is no JSON object"
         return None
 
 
@@ -76,17 +79,29 @@ class RunDir:
 
     def create(self, config: RunConfig, data: dict[str, Any]) -> None:
         """Make the folder; record the settings of the run and what it is trained on."""
+        self.make()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             for left in (*self.path.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):
                 _remove(left)  # of a process that was killed while it wrote
-            replace_text(self.path / "run.toml", to_toml(config))
+            self.record(config)
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"the run directory {self.path} cannot be made: {error.strerror}"
-            ) from None
+            raise self._not_made(error) from None
         replace_json(self.path / "data.json", data)
+
+    def make(self) -> None:
+        """Make the folder itself."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._not_made(error) from None
+
+    def _not_made(self, error: OSError) -> UserError:
+        return UserError(f"the run directory {self.path} cannot be made: {error.strerror}")
+
+    def record(self, config: RunConfig) -> None:
+        """Write the settings of the run."""
+        replace_text(self.path / "run.toml", to_toml(config))
 
     def check_free(self) -> None:
         """Refuse a folder that holds something else than a run.
@@ -149,7 +164,7 @@ class RunDir:
         final = self.checkpoints / f"step-{step:08d}"
         with self._appearing(final) as folder:
             model.save_pretrained(folder, tokenizer)
-            safetensors.torch.save_file(optimizer, folder / OPTIMIZER)
+            save_tensors(optimizer, folder / OPTIMIZER)
             flush(folder / OPTIMIZER)
             replace_json(folder / STATE, state)
             files = {

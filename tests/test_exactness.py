@@ -1,8 +1,9 @@
-"""The promise that a run survives `kill -9` bit for bit, kept with real processes."""
+"""The promise that a run survives `kill -9`, a full disk and a second process bit for bit, kept with real processes."""
 
 import dataclasses
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,3 +92,100 @@ def test_killed_before_the_first_checkpoint_it_begins_again(small_config, tmp_pa
     process.communicate(timeout=60)
     finish(start(tmp_path / "run.toml", tmp_path / "killed"))
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 90
+    while not condition() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert condition()
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_until_the_first_is_killed(small_config, tmp_path):
+    config = changed(small_config, train={"steps": 200, "checkpoint_every": 7})
+    (tmp_path / "run.toml").write_text(to_toml(config))
+    out = tmp_path / "run"
+    first = start(tmp_path / "run.toml", out)
+    wait_for(lambda: lines(out) > 0, first)
+    first.send_signal(
+        signal.SIGSTOP
+    )  # it holds its place, and cannot end before the others have tried
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    for more in ([], ["--again"]):
+        command = [sys.executable, "-m", "minigpt", "train", "--config", str(tmp_path / "run.toml")]
+        second = subprocess.run(
+            [*command, "--out", str(out), *more], capture_output=True, text=True, timeout=90
+        )
+        assert second.returncode == 2, second.stderr
+        assert second.stderr.startswith(f"minigpt: {out} is in use by process {first.pid} on ")
+        assert second.stderr.count("\n") == 1
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=60)
+    finish(start(tmp_path / "run.toml", out))
+    finish(start(tmp_path / "run.toml", tmp_path / "whole"))
+    assert outcome(out) == outcome(tmp_path / "whole")
+
+
+def assert_stopped_for_lack_of_room(process: subprocess.Popen, out, reason: str) -> None:
+    """Look at a run whose second checkpoint did not fit, and whose first one did."""
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    last = err.splitlines()[-1]
+    assert last.startswith(f"minigpt: the run stops at step 6, for it cannot write: {reason}")
+    assert (
+        "the checkpoint step-00000000 is whole: make room, and run the same command again" in last
+    )
+    assert "Traceback" not in err
+    newest, skipped = RunDir(out).newest_whole()
+    assert (newest.path.name, skipped) == ("step-00000000", [])
+    assert [path.name for path in out.rglob("*.tmp")] == []
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000000"]
+
+
+@pytest.mark.slow
+def test_a_file_that_cannot_grow_stops_the_run_and_costs_no_checkpoint(small_config, tmp_path):
+    """The first checkpoint has no optimiser yet, and fits; the second one's optimiser is larger than a file may be."""
+    (tmp_path / "run.toml").write_text(to_toml(small_config))
+    finish(start(tmp_path / "run.toml", tmp_path / "whole"))
+    limited = (
+        "import resource, signal, sys; from minigpt.cli import run; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (55_000, 55_000)); sys.exit(run(0.0, sys.argv[1:]))"
+    )
+    out = tmp_path / "full"
+    command = [sys.executable, "-c", limited, "train", "--config", str(tmp_path / "run.toml")]
+    process = subprocess.Popen(
+        [*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert_stopped_for_lack_of_room(process, out, "File too large")
+    finish(start(tmp_path / "run.toml", out))
+    assert outcome(out) == outcome(tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 160 kB, and what makes it larger."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    if sys.platform != "linux" or mount is None:
+        pytest.skip("needs a Linux that mounts")
+    command = [mount, "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+    yield place, lambda: subprocess.run([mount, "-o", "remount,size=9m", str(place)], check=True)
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_and_costs_no_checkpoint(small_config, tmp_path, small_disk):
+    place, enlarge = small_disk
+    (tmp_path / "run.toml").write_text(to_toml(small_config))
+    process = start(tmp_path / "run.toml", place / "run")
+    assert_stopped_for_lack_of_room(process, place / "run", "No space left on device")
+    enlarge()
+    finish(start(tmp_path / "run.toml", place / "run"))
+    finish(start(tmp_path / "run.toml", tmp_path / "whole"))
+    assert outcome(place / "run") == outcome(tmp_path / "whole")

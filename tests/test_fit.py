@@ -88,6 +88,8 @@ class Recorded:
     def report(self, progress):
         if progress.row:
             self.rows.append(progress.row | {"step": progress.step})
+            if "train_loss" in progress.row:
+                progress.losses = []
             progress.row = {}
 
 

@@ -13,8 +13,8 @@ PACKAGE = Path(minigpt.__file__).parent
 # From what knows nothing to what knows everything. A module imports from its own place or from those before it.
 ORDER = [
     ["errors", "machine"], ["extras", "files"], ["config", "progress"], ["download"], ["tokenizer"], ["data"],
-    ["model"], ["loss", "optim"], ["runtime"], ["rundir", "trackers"], ["log"], ["drawing"], ["report"], ["sampling"],
-    ["interop"], ["evaluate"], ["fit"], ["job"], ["pretrain"],
+    ["model"], ["loss", "optim"], ["runtime"], ["rundir", "place", "trackers", "verdict"], ["log"], ["drawing"],
+    ["report"], ["sampling"], ["interop"], ["evaluate"], ["guard"], ["fit"], ["job"], ["pretrain"],
     ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["cli"], ["__main__"],
 ]  # fmt: skip
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}

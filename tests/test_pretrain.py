@@ -11,6 +11,7 @@ import transformers
 import minigpt
 from minigpt.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from minigpt.errors import UserError
+from minigpt.job import Costs
 from minigpt.pretrain import prepare_run, steps_in, train
 from minigpt.rundir import RunDir
 
@@ -204,6 +205,7 @@ def test_the_precision_of_newton_schulz_is_decided_once(small_config, tmp_path, 
         job = prepare_run(config, tmp_path / decided)
         assert job.config.optim.newton_schulz_dtype == decided
         assert job.optimizer.dtype == found
+        job.place.leave()
     train(config, tmp_path / "fp32")
     monkeypatch.setattr(
         "minigpt.pretrain.pick_newton_schulz_dtype", lambda name, device: torch.bfloat16
@@ -252,17 +254,18 @@ def test_minutes_become_steps_once(small_config, tmp_path, monkeypatch):
 
 def test_steps_fill_the_time_that_is_left(small_config, tmp_path, monkeypatch):
     job = prepare_run(small_config, tmp_path / "run")
-    monkeypatch.setattr(job, "seconds_per_step", lambda: (0.1, 0.8))
-    val = len(job.tokens.val)
+    monkeypatch.setattr(job, "costs", lambda: Costs(0.1, 0.5, 0.2, 0.3, 0.1))
+    passes = len(job.tokens.val) / 500  # over all that is held out, in evaluations
     monkeypatch.setattr("time.monotonic", lambda: 1000.0)
-    assert steps_in(1100.0, job) == int((100 - 0.8 * (2 + val / 500)) / (0.1 + 0.8 / 8))
+    ends = 2 * (0.5 + 0.2 + 0.1 + 0.3) + 0.5 * passes + 0.2
+    assert steps_in(1100.0, job) == int((100 - ends) / (0.1 + 0.8 / 8 + 0.3 / 6))
     assert steps_in(900.0, job) == 1
 
 
 def test_timing_leaves_no_trace(small_config, tmp_path, monkeypatch):
     monkeypatch.setattr("minigpt.job.TRIAL_SECONDS", 0.1)
     monkeypatch.setattr(
-        "minigpt.pretrain.steps_in", lambda ends_at, trial: 24 * all(trial.seconds_per_step())
+        "minigpt.pretrain.steps_in", lambda ends_at, trial: 24 * (trial.costs().checkpoint > 0)
     )
     train(small_config, tmp_path / "steps")
     train(changed(small_config, train={"steps": 0, "minutes": 0.1}), tmp_path / "minutes")
@@ -370,7 +373,7 @@ def test_a_diverged_run_stops_and_keeps_its_last_good_checkpoint(small_config, t
     config = changed(
         small_config, optim={"lr": lr, "clip": 0.0, "warmup_steps": 0, "weight_decay": 1e5}
     )
-    with pytest.raises(UserError, match=r"has diverged: at step \d+ the .* smaller optim\.lr"):
+    with pytest.raises(UserError, match=r"has diverged at step \d+: .* smaller optim\.lr"):
         train(config, tmp_path / "run")
     newest = RunDir(tmp_path / "run").newest_whole()[0]
     weights = minigpt.GPT.from_pretrained(newest.path).state_dict()
@@ -453,3 +456,47 @@ def test_the_shape_cannot_be_overridden(small_config, tmp_path):
 def test_a_shortened_warm_up_is_said(small_config, tmp_path, capsys):
     prepare_run(changed(small_config, optim={"warmup_steps": 100}), tmp_path / "run")
     assert "optim.warmup_steps = 100 would take up the whole run" in capsys.readouterr().err
+
+
+def test_a_run_in_use_is_refused_with_again_too_and_free_once_it_is_done(small_config, tmp_path):
+    job = prepare_run(small_config, tmp_path / "run")
+    for again in (False, True):
+        with pytest.raises(UserError, match="run is in use by process"):
+            train(small_config, tmp_path / "run", again=again)
+    job.fit()
+    train(small_config, tmp_path / "run", again=True)
+    with pytest.raises(UserError, match="other settings"):
+        train(changed(small_config, optim={"lr": 0.5}), tmp_path / "run")
+    train(small_config, tmp_path / "run")
+
+
+def test_more_steps_need_no_override_while_the_rate_is_constant(small_config, tmp_path):
+    short = changed(small_config, optim={"schedule": "constant"}, train={"steps": 16})
+    longer = changed(short, train={"steps": 24})
+    train(short, tmp_path / "extended")
+    train(longer, tmp_path / "extended")
+    train(longer, tmp_path / "at once")
+    assert outcome(tmp_path / "extended") == outcome(tmp_path / "at once")
+    with pytest.raises(UserError, match=r"train\.steps was 24, now 16"):
+        train(short, tmp_path / "extended")
+    with pytest.raises(UserError, match="other settings"):
+        train(changed(longer, optim={"lr": 0.5}, train={"steps": 30}), tmp_path / "extended")
+
+
+@pytest.mark.parametrize(("stop", "is_safe"), [(19, True), (21, False)])
+def test_more_steps_under_wsd_need_no_override_before_the_decay(
+    small_config, tmp_path, stop, is_safe
+):
+    config = changed(small_config, optim={"schedule": "wsd"})
+    longer = changed(config, train={"steps": 30})
+    job = prepare_run(config, tmp_path / "run")
+    stop_after(job, stop)
+    with pytest.raises(KeyboardInterrupt):
+        job.fit()
+    if not is_safe:
+        with pytest.raises(UserError, match=r"train\.steps was 24, now 30"):
+            train(longer, tmp_path / "run")
+        return
+    train(longer, tmp_path / "run")
+    train(longer, tmp_path / "at once")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "at once")

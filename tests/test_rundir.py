@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 
@@ -43,7 +44,16 @@ def test_only_the_last_ones_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.safetensors", "state.json", "tokenizer.json"]
+    "name",
+    [
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "config.json",
+        "generation_config.json",
+    ],
 )
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
 def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path, name, damage):
@@ -72,6 +82,35 @@ def test_a_damaged_later_checkpoint_never_costs_the_one_just_saved(tmp_path):
     run.save_checkpoint(12, GPT(tiny()), TOKENIZER, {"a/b": torch.zeros(1)}, {"step": 12}, 1)
     assert run.newest_whole()[0].state() == {"step": 12}
     assert sorted(os.listdir(run.checkpoints)) == ["step-00000012", "step-abc"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "empty"])
+def test_a_damaged_manifest_is_a_damaged_checkpoint(tmp_path, damage):
+    run = begun(tmp_path)
+    manifest = run.checkpoints / "step-00000020" / "manifest.json"
+    content = bytearray(manifest.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged = {"cut": content[: len(content) // 2], "flipped": content, "empty": b"", "gone": b""}
+    manifest.write_bytes(damaged[damage])
+    if damage == "gone":
+        manifest.unlink()
+    checkpoint, skipped = run.newest_whole()
+    assert checkpoint.path.name == "step-00000010"
+    assert skipped[0].startswith("skipped the damaged checkpoint step-00000020: ")
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"[]", b"\xff"])
+def test_a_state_that_is_no_json_is_damage_although_the_manifest_agrees(tmp_path, content):
+    run = begun(tmp_path)
+    folder = run.checkpoints / "step-00000020"
+    (folder / "state.json").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    sha256 = hashlib.sha256(content).hexdigest()
+    manifest["files"]["state.json"] = {"bytes": len(content), "sha256": sha256}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    checkpoint, skipped = run.newest_whole()
+    assert checkpoint.path.name == "step-00000010"
+    assert "state.json is no JSON object" in skipped[0]
 
 
 @pytest.mark.parametrize("files", [[], None, {"state.json": 5}, {"state.json": {}}, {}])

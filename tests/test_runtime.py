@@ -1,3 +1,6 @@
+import signal
+import threading
+
 import pytest
 import torch
 
@@ -6,6 +9,7 @@ from minigpt.errors import UserError
 from minigpt.loss import TrainStep
 from minigpt.model.transformer import GPT
 from minigpt.runtime import (
+    StopSignals,
     pick_device,
     pick_dtype,
     pick_newton_schulz_dtype,
@@ -88,3 +92,19 @@ def test_compiled_is_near_eager_and_keeps_the_names():
     plain, compiled = gradients(CPU), gradients(TrainConfig(device="cpu", compile=True))
     torch.testing.assert_close(compiled[0], plain[0])
     assert plain[1].keys() == compiled[1].keys()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_ends_the_process_at_once(number):
+    ended = []
+    before = signal.signal(number, lambda *_: ended.append(number))
+    event = threading.Event()
+    with StopSignals(event) as signals:
+        signal.raise_signal(number)
+        assert event.is_set()
+        assert (signals.received, ended) == (number, [])
+        signal.raise_signal(number)  # goes to who was there before: of a program, to its end
+        assert ended == [number]
+    signal.raise_signal(number)
+    assert ended == [number] * 2
+    signal.signal(number, before)

@@ -145,6 +145,7 @@ def _train_until(config, out, step):
     job = prepare_run(config, out)
     job.should_stop = lambda: job.progress.step >= step
     fit(job, job.progress)
+    job.place.leave()
 
 
 def test_what_cannot_be_streamed_is_refused(corpus, tmp_path):

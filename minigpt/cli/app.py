@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from minigpt import __version__
-from minigpt.errors import ProofError, UserError
+from minigpt.errors import ProofError, RunError, UserError
 
 app = App(
     name="minigpt",
@@ -81,7 +81,7 @@ def _carry_out(arguments: Sequence[str] | None) -> int:
     except (UserError, CycloptsError) as error:
         say(f"minigpt: {error}")
         return 2
-    except ProofError as error:
+    except (ProofError, RunError) as error:
         say(f"minigpt: {error}")
         return 1
     except KeyboardInterrupt:

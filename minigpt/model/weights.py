@@ -7,6 +7,7 @@ The index of shards comes last, and shards written later get new names: a reader
 """
 
 import errno
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,20 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors to a safetensors file.
+
+    Raises:
+        OSError: it cannot be written; the disk may be full.
+    """
+    try:
+        safetensors.torch.save_file(tensors, path, metadata)
+    except safetensors.SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from None
+
+
 def _is_ours(index: dict[str, Any]) -> bool:
     """Return whether `write_weights` wrote an index: of it and a single file beside it the newer one then counts."""
     metadata = index.get("metadata")
@@ -117,24 +132,10 @@ def _is_ours(index: dict[str, Any]) -> bool:
 
 
 def _write(path: Path, tensors: Tensors) -> None:
-    metadata: dict[str, Any] = {"format": "pt"}
     with replacing(path) as temporary:
-        save_tensors(tensors, temporary, metadata)
+        save_tensors(tensors, temporary, {"format": "pt"})
         # safetensors makes files that only their owner may read; the model is as readable as its settings.
         temporary.chmod((path.parent / "config.json").stat().st_mode & 0o777)
-
-
-def save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file.
-
-    Raises:
-        OSError: the disk is full or broken, for which the library has a class of its own.
-    """
-    try:
-        safetensors.torch.save_file(tensors, path, metadata=metadata)
-    except safetensors.SafetensorError as error:
-        number = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
-        raise OSError(number, f"it cannot be written ({error})", str(path)) from None
 
 
 def _groups(tensors: Tensors, limit: int) -> list[list[str]]:

@@ -1,0 +1,82 @@
+"""The rows of `metrics.jsonl` in, a verdict on the run in plain words out."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+FEWEST = 4  # evaluations that a verdict needs
+# Shares of the lowest held-out loss:
+FALLING = 0.005  # it fell by more over the last quarter of the run: still improving
+RISEN = 0.01  # the last one lies further above the lowest
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a run stands at its end.
+
+    Attributes:
+        kind: what is the matter; `worse`: the loss has risen on both parts of the text.
+        step: of the lowest held-out loss.
+        sentence: what it means and what to do.
+    """
+
+    kind: Literal["too early", "improving", "converged", "overfitting", "worse"]
+    step: int
+    sentence: str
+
+
+def verdict(rows: Iterable[Mapping[str, Any]]) -> Verdict:
+    """Return how a run stands, by its held-out losses and those it was trained on.
+
+    Args:
+        rows: with `step` and, where they were measured, `val_loss` and `train_loss`; both in nats per token.
+    """
+    rows = list(rows)
+    held_out, trained = _curve(rows, "val_loss"), _curve(rows, "train_loss")
+    if len(held_out) < FEWEST:
+        return Verdict(
+            "too early",
+            held_out[-1][0] if held_out else 0,
+            f"verdict: too early to tell: {len(held_out)} evaluations, {FEWEST} are needed; "
+            "take a smaller train.eval_every or train longer",
+        )
+    step, lowest = min(held_out, key=lambda point: point[1])
+    last_step, last = held_out[-1]
+    if last > lowest * (1 + RISEN):
+        rise = f"the held-out loss has risen from {lowest:.3f} to {last:.3f}"
+        if _has_fallen_since(trained, step):
+            sentence = (
+                f"verdict: overfitting since step {step}: {rise} while the loss in training fell; the best weights "
+                "are kept. Use more text, model.dropout, a smaller model, or train.patience"
+            )
+            return Verdict("overfitting", step, sentence)
+        sentence = (
+            f"verdict: worse since step {step}: {rise}, and the loss in training has not fallen either; the best "
+            "weights are kept. Take a smaller optim.lr or a longer optim.warmup_steps"
+        )
+        return Verdict("worse", step, sentence)
+    before = [loss for at, loss in held_out if at <= 0.75 * last_step][-1]
+    gain = before - lowest
+    if gain > FALLING * lowest:
+        sentence = (
+            f"verdict: still improving: the held-out loss fell by {gain:.3f} over the last quarter of the run; "
+            "more steps would make it better"
+        )
+        return Verdict("improving", step, sentence)
+    sentence = (
+        f"verdict: converged: over the last quarter of the run the held-out loss fell by {max(0.0, gain):.3f} only; "
+        "a larger model or another optim.lr may get further, more steps will not"
+    )
+    return Verdict("converged", step, sentence)
+
+
+def _curve(rows: list[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    return [(row["step"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
+
+
+def _has_fallen_since(trained: list[tuple[int, float]], step: int) -> bool:
+    """Return whether the loss in training is lower in the last half since `step` than in the first half."""
+    since = [loss for at, loss in trained if at > step]
+    half = len(since) // 2
+    return half > 0 and sum(since[-half:]) < sum(since[:half])

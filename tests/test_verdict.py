@@ -1,0 +1,51 @@
+import math
+
+import pytest
+
+from minigpt.verdict import verdict
+
+
+def rows(held_out, trained, every=100):
+    """Return rows of a run: held-out losses every 100 steps, losses in training between them, too."""
+    found = [{"step": every * n, "val_loss": loss} for n, loss in enumerate(held_out)]
+    found += [{"step": every // 2 * n, "train_loss": loss} for n, loss in enumerate(trained, 1)]
+    return sorted(found, key=lambda row: row["step"])
+
+
+FALLING = [4.0 * 0.9**n for n in range(21)]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "kind", "step", "words"),
+    [
+        ([4.0 - 0.2 * n for n in range(11)], "improving", 1000, "still improving"),
+        ([4, 3, 2.5, 2.2, 2.1, 2.05, 2.02, 2.001, 2.0, 2.0, 2.0], "converged", 800, "converged"),
+        ([4, 3, 2.5, 2.2, 2.1, 2.2, 2.3, 2.4, 2.5, 2.6, 2.7], "overfitting", 400, "overfitting since step 400"),
+        ([4, 3, 2.5, 2.2, 2.1, 2.1, 2.11, 2.1, 2.11, 2.1, 2.105], "converged", 400, "converged"),
+    ],
+)  # fmt: skip
+def test_a_curve_is_told_by_its_end(held_out, kind, step, words):
+    found = verdict(rows(held_out, FALLING))
+    assert (found.kind, found.step) == (kind, step)
+    assert words in found.sentence
+
+
+def test_a_rise_on_both_parts_is_no_overfitting():
+    held_out = [4, 3, 2.5, 2.2, 2.1, 2.5, 3.0, 3.5]
+    trained = [4, 3.5, 3, 2.8, 2.5, 2.3, 2.2, 2.1, 2.2, 2.5, 2.8, 3.0, 3.3, 3.5]
+    found = verdict(rows(held_out, trained))
+    assert (found.kind, found.step) == ("worse", 400)
+    assert "smaller optim.lr" in found.sentence
+
+
+def test_few_evaluations_are_too_few():
+    for held_out in ([], [4.0], [4.0, 3.0, 2.0]):
+        assert verdict(rows(held_out, FALLING)).kind == "too early"
+    assert "3 evaluations" in verdict(rows([4.0, 3.0, 2.0], FALLING)).sentence
+
+
+def test_rows_without_a_figure_are_passed_over():
+    full = rows([4.0 - 0.2 * n for n in range(11)], FALLING)
+    gaps = [{"step": 3, "skipped": 1}, {"step": 4, "train_loss": math.nan}, *full]
+    assert verdict(gaps) == verdict(full)
+    assert verdict(iter(full)) == verdict(full)
