@@ -165,13 +165,13 @@ def test_a_file_that_cannot_grow_stops_the_run_and_costs_no_checkpoint(small_con
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 160 kB, and what makes it larger."""
+    """A disk of 192 kB, and what makes it larger."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = shutil.which("mount")
     if sys.platform != "linux" or mount is None:
         pytest.skip("needs a Linux that mounts")
-    command = [mount, "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(place)]
+    command = [mount, "-t", "tmpfs", "-o", "size=192k", "tmpfs", str(place)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"cannot mount here: {done.stderr.strip()}")

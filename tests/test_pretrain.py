@@ -25,11 +25,13 @@ def outcome(folder) -> tuple:
         for f in ("model.safetensors", "optimizer.safetensors")
     ]
     hashes.append(hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest())
-    rows = [
-        {k: v for k, v in row.items() if not k.endswith(("seconds", "per_second", "_memory_bytes"))}
-        for row in run.metrics
-    ]
-    return newest.name, hashes, rows, (run.path / "samples.txt").read_text()
+    return newest.name, hashes, without_times(run.metrics), (run.path / "samples.txt").read_text()
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    """Return rows of metrics.jsonl without what a clock or the machine decides."""
+    timed = ("seconds", "per_second", "_memory_bytes")
+    return [{k: v for k, v in row.items() if not k.endswith(timed)} for row in rows]
 
 
 def changed(config: RunConfig, **sections) -> RunConfig:

@@ -19,6 +19,7 @@ from minigpt.pretrain import prepare_run, train
 from minigpt.rundir import RunDir
 
 from .conftest import nonsense, tiny
+from .test_pretrain import without_times
 
 DOCUMENTS = [nonsense(120, seed=i) for i in range(90)]
 
@@ -123,11 +124,7 @@ def test_a_run_that_is_stopped_in_the_first_epoch_and_again_in_the_second_ends_b
     for stop_at in (43, 139):
         _train_until(run_settings(corpus, 160), out, stop_at)
     train(run_settings(corpus, 160), out)
-    timed = ("seconds", "tokens_per_second", "peak_memory_bytes")
-    rows = [
-        [{k: v for k, v in row.items() if k not in timed} for row in RunDir(run).metrics]
-        for run in (whole, out)
-    ]
+    rows = [without_times(RunDir(run).metrics) for run in (whole, out)]
     assert rows[0] == rows[1]
     epochs = [row["epoch"] for row in rows[0]]
     assert epochs[0] == 0
