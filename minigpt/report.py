@@ -21,6 +21,7 @@ from minigpt.errors import UserError
 from minigpt.files import read_json, replace_text
 from minigpt.model.size import parameter_count
 from minigpt.rundir import RunDir
+from minigpt.verdict import verdict
 
 REPORT = "report.html"
 MOST_SAMPLES = 7
@@ -33,15 +34,12 @@ DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069
 Row = dict[str, Any]
 
 
-def write_report(
-    run: Path | str, out: Path | None = None, judge: Callable[[list[Row]], str] | None = None
-) -> Path:
+def write_report(run: Path | str, out: Path | None = None) -> Path:
     """Write the report of a run and return where it is.
 
     Args:
         run: a run directory.
         out: the file; None: `report.html` in the run directory.
-        judge: returns a few sentences about the rows of `metrics.jsonl`, which the report begins with.
 
     Raises:
         UserError: `run` is no run, or what it has written is damaged.
@@ -57,9 +55,9 @@ def write_report(
     data = directory.path / "data.json"
     facts = read_json(data) if data.is_file() else {}
     name = directory.path.resolve().name
-    replace_text(
-        path, page(name, directory.config, rows, samples, facts, judge(rows) if judge else "")
-    )
+    sentence = verdict(rows).sentence.removeprefix("verdict: ")
+    judged = sentence[:1].upper() + sentence[1:]
+    replace_text(path, page(name, directory.config, rows, samples, facts, judged))
     return path
 
 

@@ -72,7 +72,8 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> Verdict:
 
 
 def _curve(rows: list[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
-    return [(row["step"], row[key]) for row in rows if math.isfinite(row.get(key, math.nan))]
+    found = ((row.get("step"), row.get(key)) for row in rows)
+    return [(s, x) for s, x in found if type(s) is int and type(x) is float and math.isfinite(x)]
 
 
 def _has_fallen_since(trained: list[tuple[int, float]], step: int) -> bool:

@@ -18,6 +18,7 @@ EXPECTED = {
     "mqa-512": (32.3, "llama", 20_480),
     "shakespeare-char": (10.7, "gpt2", 16_384),
     "shakespeare-cpu": (0.80, "gpt2", 768),
+    "shakespeare-modern": (0.86, "qwen3", 1024),
 }
 
 

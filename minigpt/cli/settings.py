@@ -16,7 +16,8 @@ from minigpt.files import expanded
 PRESET = Annotated[
     str | None,
     Parameter(
-        help="Settings that come with minigpt: demo, shakespeare-cpu, shakespeare-char, gpt2-124m, mqa-512, 1b."
+        help="Settings that come with minigpt: demo, shakespeare-cpu, shakespeare-modern, shakespeare-char, gpt2-124m, "
+        "mqa-512, 1b."
     ),
 ]
 FILES = Annotated[

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from minigpt.cli.app import JSON, app, finish, show
+from minigpt.files import expanded
 
 
 @app.command
@@ -20,7 +21,7 @@ def report(run: Path, /, *, out: Path | None = None, as_json: JSON = False) -> N
     """
     from minigpt.report import write_report
 
-    path = write_report(run.expanduser(), out and out.expanduser())
+    path = write_report(expanded(run), out and expanded(out))
     show(str(path))
     finish(as_json, {"report": str(path)})
 
