@@ -5,7 +5,6 @@ import dataclasses
 import errno
 import math
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -21,7 +20,7 @@ from minigpt.data.tokens import Tokens
 from minigpt.errors import RunError, UserError, first_line
 from minigpt.evaluate.baselines import baselines
 from minigpt.evaluate.likelihood import Likelihood, evaluate
-from minigpt.fit import Progress, fit, update
+from minigpt.fit import Progress, fit
 from minigpt.guard import IN_A_ROW, Guard, Skipped
 from minigpt.log import Log
 from minigpt.loss import TrainStep
@@ -37,22 +36,10 @@ from minigpt.runtime import Runtime, StopSignals, prepare_step
 from minigpt.sampling import generate
 from minigpt.trackers import open_trackers
 
-TRIAL_SECONDS = 2.0  # of steps that are timed and thrown away before a run of so many minutes
 BASELINE_TOKENS = 1 << 22  # counted for the baselines, at the beginning of each part: a second
 REPORT_SECONDS = 0.2  # a report that takes longer is written at the end alone
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Costs:
-    """The seconds that parts of a run take: an update, an evaluation, a sample, a checkpoint, publishing weights."""
-
-    update: float
-    evaluation: float
-    sample: float
-    checkpoint: float
-    publishing: float
 
 
 class TrainingJob:
@@ -153,7 +140,7 @@ class TrainingJob:
         self.log.trackers = open_trackers(self.config, self.run.path, self.progress.step)
         try:
             with StopSignals(self._stop) as signals, self.log:
-                self._within_memory(lambda: fit(self, self.progress), self._go_on_here)
+                self.within_memory(lambda: fit(self, self.progress), self._go_on_here)
         except OSError as error:
             raise self._cannot_write(error) from error
         finally:
@@ -236,7 +223,7 @@ class TrainingJob:
         self._look(progress)
         self._can_halve = True
         with self._timed("evaluation"):
-            found = self._within_memory(
+            found = self.within_memory(
                 lambda: self.likelihood(max_tokens=self.config.train.eval_tokens), self._save_halved
             )
             if progress.step == 0 and not self.config.data.stream:
@@ -364,7 +351,7 @@ class TrainingJob:
         """Note that the gradient is there: what the optimiser has begun cannot be begun again."""
         self._can_halve = False
 
-    def _within_memory(self, work: Callable[[], T], then: Callable[[], None]) -> T:
+    def within_memory(self, work: Callable[[], T], then: Callable[[], None]) -> T:
         """Return what `work` returns; while memory runs out in it, halve the micro-batch, do `then`, and try again."""
         while True:
             try:
@@ -450,35 +437,3 @@ class TrainingJob:
     def load_best(self) -> None:
         """Put the best weights of the run into the model."""
         fill(self.model, read_model(self.run.path)[1], str(self.run.path))
-
-    def costs(self) -> Costs:
-        """Return what the parts of this run cost, by trying them. Afterwards the job is spoilt."""
-        times = self._within_memory(self._times, lambda: None)
-        settled = times[len(times) // 4 + 1 :]  # the first steps allocate memory
-        evaluation = _seconds(lambda: self.likelihood(max_tokens=self.config.train.eval_tokens))
-        sample = _seconds(self.draw)
-        above = next(folder for folder in self.run.path.absolute().parents if folder.exists())
-        model, tokenizer = self.model, self.tokens.tokenizer
-        with tempfile.TemporaryDirectory(prefix=".minigpt-", dir=above) as folder:
-            run, tensors = RunDir(folder), optimizer_tensors(self.optimizer, model)
-            checkpoint = _seconds(lambda: run.save_checkpoint(0, model, tokenizer, tensors, {}, 1))
-            publishing = _seconds(lambda: run.publish_best(model, tokenizer))
-        return Costs(statistics.mean(settled), evaluation, sample, checkpoint, publishing)
-
-    def _times(self) -> list[float]:
-        """Return the seconds of some updates."""
-        times: list[float] = []
-        began = time.perf_counter()
-        while len(times) < 3 or time.perf_counter() - began < TRIAL_SECONDS:
-            started = time.perf_counter()
-            update(self.step, self.optimizer, self.batches(len(times)), self.clip)
-            self.runtime.wait()
-            times.append(time.perf_counter() - started)
-        return times
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """Return how long something takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

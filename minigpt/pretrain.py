@@ -25,6 +25,7 @@ from minigpt.place import Place
 from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import Runtime, pick_newton_schulz_dtype, start_runtime
 from minigpt.trackers import check_trackers
+from minigpt.trial import steps_in
 from minigpt.verdict import verdict
 
 HARMLESS = (
@@ -238,27 +239,6 @@ def _sample_for(config: RunConfig, tokens: Tokens) -> SampleConfig:
             return dataclasses.replace(config.sample, prompt="")
         raise UserError(f"sample.prompt cannot be used: {error}") from None
     return config.sample
-
-
-def steps_in(ends_at: float, trial: TrainingJob) -> int:
-    """Return how many steps, with all that is due between them, fit until `ends_at` on `time.monotonic`.
-
-    Beside what is due every so often there are, at the beginning and at the end, an evaluation and a checkpoint, and
-    after the end the pass over all that is held out and a last sample. Weights are published after most evaluations.
-    """
-    costs = trial.costs()
-    train, held_out = trial.config.train, len(trial.tokens.val)
-    one = costs.evaluation + costs.sample + costs.publishing
-    ends = 2 * (one + costs.checkpoint)
-    ends += costs.evaluation * held_out / min(train.eval_tokens, held_out) + costs.sample
-    samples_every = train.sample_every or train.eval_every
-    per_step = (
-        costs.update
-        + (costs.evaluation + costs.publishing) / train.eval_every
-        + costs.sample / samples_every
-        + costs.checkpoint / train.checkpoint_every
-    )
-    return max(1, int((ends_at - time.monotonic() - ends) / per_step))
 
 
 def settings_to_resume(config: RunConfig, state: dict[str, Any], override: bool) -> RunConfig:

@@ -9,6 +9,7 @@ from minigpt.errors import RunError, UserError
 from minigpt.loss import TrainStep
 from minigpt.pretrain import prepare_run, train
 from minigpt.rundir import RunDir
+from minigpt.trial import costs_of
 
 from .test_pretrain import changed, outcome, stop_after
 
@@ -262,8 +263,10 @@ def test_memory_that_lacks_in_an_evaluation_is_gone_round_as_well(
 
 
 def test_a_trial_that_runs_out_of_memory_decides_for_the_run(small_config, tmp_path, monkeypatch):
-    monkeypatch.setattr("minigpt.job.TRIAL_SECONDS", 0.05)
-    monkeypatch.setattr("minigpt.pretrain.steps_in", lambda ends_at, trial: bool(trial.costs()) * 3)
+    monkeypatch.setattr("minigpt.trial.TRIAL_SECONDS", 0.05)
+    monkeypatch.setattr(
+        "minigpt.pretrain.steps_in", lambda ends_at, trial: bool(costs_of(trial)) * 3
+    )
     only_up_to(monkeypatch, 2)
     config = changed(small_config, train={"steps": 0, "minutes": 0.1})
     job = prepare_run(config, tmp_path / "run")

@@ -11,8 +11,7 @@ import transformers
 import minigpt
 from minigpt.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from minigpt.errors import UserError
-from minigpt.job import Costs
-from minigpt.pretrain import prepare_run, steps_in, train
+from minigpt.pretrain import prepare_run, train
 from minigpt.rundir import RunDir
 
 
@@ -252,26 +251,6 @@ def test_minutes_become_steps_once(small_config, tmp_path, monkeypatch):
     monkeypatch.setattr("minigpt.pretrain.steps_in", lambda ends_at, trial: 99)
     train(config, tmp_path / "run")
     assert outcome(tmp_path / "run")[0] == "step-00000017"
-
-
-def test_steps_fill_the_time_that_is_left(small_config, tmp_path, monkeypatch):
-    job = prepare_run(small_config, tmp_path / "run")
-    monkeypatch.setattr(job, "costs", lambda: Costs(0.1, 0.5, 0.2, 0.3, 0.1))
-    passes = len(job.tokens.val) / 500  # over all that is held out, in evaluations
-    monkeypatch.setattr("time.monotonic", lambda: 1000.0)
-    ends = 2 * (0.5 + 0.2 + 0.1 + 0.3) + 0.5 * passes + 0.2
-    assert steps_in(1100.0, job) == int((100 - ends) / (0.1 + 0.8 / 8 + 0.3 / 6))
-    assert steps_in(900.0, job) == 1
-
-
-def test_timing_leaves_no_trace(small_config, tmp_path, monkeypatch):
-    monkeypatch.setattr("minigpt.job.TRIAL_SECONDS", 0.1)
-    monkeypatch.setattr(
-        "minigpt.pretrain.steps_in", lambda ends_at, trial: 24 * (trial.costs().checkpoint > 0)
-    )
-    train(small_config, tmp_path / "steps")
-    train(changed(small_config, train={"steps": 0, "minutes": 0.1}), tmp_path / "minutes")
-    assert outcome(tmp_path / "minutes") == outcome(tmp_path / "steps")
 
 
 def test_a_run_cannot_be_given_another_time_by_override(small_config, tmp_path):
