@@ -8,6 +8,7 @@ _WHERE = {
     "Batch": "minigpt.data.batches",
     "Cache": "minigpt.model.attention",
     "DataConfig": "minigpt.config",
+    "LogConfig": "minigpt.config",
     "ModelConfig": "minigpt.config",
     "OptimConfig": "minigpt.config",
     "RunConfig": "minigpt.config",

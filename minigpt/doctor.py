@@ -1,7 +1,5 @@
 """This machine in, what it has for training out: device, precision, compiler, packages, room; and some advice."""
 
-import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -15,7 +13,7 @@ from typing import Any
 import torch
 
 from minigpt import __version__, machine
-from minigpt.extras import EXTRAS, command_for
+from minigpt.extras import EXTRAS, command_for, version_of
 from minigpt.files import cache_folder
 from minigpt.runtime import pick_device
 
@@ -78,12 +76,7 @@ def _compiler() -> str | None:
 
 def _versions(names: tuple[str, ...]) -> dict[str, str | None]:
     """Return the version of each package, None where it is missing."""
-    return {name: _version(name) for name in names}
-
-
-def _version(name: str) -> str | None:
-    found = importlib.util.find_spec(name) is not None
-    return importlib.metadata.version(name) if found else None
+    return {name: version_of(name) for name in names}
 
 
 def _folders() -> Iterator[tuple[str, Path]]:

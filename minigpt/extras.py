@@ -1,6 +1,6 @@
 """The optional packages by the extra of `pyproject.toml` that brings them, and what to say where one is missing."""
 
-import importlib.util
+import importlib.metadata
 
 from minigpt.errors import UserError
 
@@ -19,6 +19,14 @@ def command_for(extra: str) -> str:
     return f"pip install 'minigpt[{extra}]'"
 
 
+def version_of(package: str) -> str | None:
+    """Return the version of a package that is installed, or None; a folder of its name here is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def require(extra: str, wanted_by: str) -> None:
     """Refuse to go on where a package of an extra is missing.
 
@@ -26,7 +34,7 @@ def require(extra: str, wanted_by: str) -> None:
         UserError: it names the package and the command that installs it.
     """
     for package in EXTRAS[extra]:
-        if importlib.util.find_spec(package) is None:
+        if version_of(package) is None:
             raise UserError(
                 f"{wanted_by} needs the package {package}, which is not installed: {command_for(extra)}"
             )

@@ -99,7 +99,7 @@ class TrainingJob:
         self._drawn: list[str] = []  # at this evaluation, until they are shown
         self._saved_at: int | None = None  # the step of a checkpoint that is not written again
         self._done_at: int | None = None  # the step at which all that was due has been done
-        self._can_halve = False  # what is under way needs less memory with a smaller micro-batch
+        self.can_halve = False  # what is under way needs less memory with a smaller micro-batch
         self._stop = threading.Event()
         log.total_steps = self.steps
 
@@ -137,10 +137,14 @@ class TrainingJob:
             RunError: a file cannot be written; the checkpoints before are whole.
             UserError: the run has diverged, or memory ran out with a single sequence at a time.
         """
-        self.log.trackers = open_trackers(self.config, self.run.path, self.progress.step)
+        # What was done at this step already stays; what will be done again is purged there.
+        begin = self.progress.step + (self._done_at == self.progress.step)
         try:
+            self.log.trackers = open_trackers(self.config, self.run.path, begin)
             with StopSignals(self._stop) as signals, self.log:
                 self.within_memory(lambda: fit(self, self.progress), self._go_on_here)
+        except BrokenPipeError:  # whoever read our output has seen enough
+            raise
         except OSError as error:
             raise self._cannot_write(error) from error
         finally:
@@ -155,7 +159,7 @@ class TrainingJob:
 
     def batches(self, step: int) -> list[Batch]:
         """Return the micro-batches of a step, on the device; the update that follows is measured where it is logged."""
-        self._can_halve = True
+        self.can_halve = True
         if self.is_due("log", step + 1) or step + 1 == self.steps:
             self._ratio.remember()
         return [batch.to(self.runtime.device) for batch in self.order.at(step)]
@@ -221,14 +225,14 @@ class TrainingJob:
         After `train.patience` evaluations without a new lowest loss the run ends here, with a checkpoint.
         """
         self._look(progress)
-        self._can_halve = True
+        self.can_halve = True
         with self._timed("evaluation"):
             found = self.within_memory(
                 lambda: self.likelihood(max_tokens=self.config.train.eval_tokens), self._save_halved
             )
             if progress.step == 0 and not self.config.data.stream:
                 progress.row["baselines"] = self._baselines()
-        self._can_halve = False
+        self.can_halve = False
         if not math.isfinite(found.loss):
             raise self._diverged(progress.step, f"the held-out loss is {found.loss}")
         is_best = progress.best_loss is None or found.loss < progress.best_loss
@@ -284,7 +288,15 @@ class TrainingJob:
         self.log.row(row, self._drawn)
         progress.row, self._drawn = {}, []
         if "val_loss" in row and self._report_seconds < REPORT_SECONDS:
+            self._write_report_or_say()
+
+    def _write_report_or_say(self) -> None:
+        """Write the report; what keeps it from being drawn does not keep the run from going on."""
+        try:
             self.write_report()
+        except UserError as error:
+            self._report_seconds = math.inf
+            self.log.say(f"no more reports are written: {error}")
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Generator[None]:
@@ -349,7 +361,7 @@ class TrainingJob:
 
     def _begin_optimizer(self, *_: object) -> None:
         """Note that the gradient is there: what the optimiser has begun cannot be begun again."""
-        self._can_halve = False
+        self.can_halve = False
 
     def within_memory(self, work: Callable[[], T], then: Callable[[], None]) -> T:
         """Return what `work` returns; while memory runs out in it, halve the micro-batch, do `then`, and try again."""
@@ -377,7 +389,7 @@ class TrainingJob:
         """Take half as many sequences at a time, or the next fewer that make up the batch."""
         train = self.config.train
         size = train.micro_batch_size or train.batch_size
-        if not self._can_halve:
+        if not self.can_halve:
             raise RunError(
                 f"memory ran out where fewer sequences at a time would not help ({reason}): take a smaller model, or "
                 "a device with more memory"
@@ -389,6 +401,7 @@ class TrainingJob:
             )
         fewer = next(n for n in range(size // 2, 0, -1) if train.batch_size % n == 0)
         self.optimizer.zero_grad(set_to_none=True)
+        self._ratio.forget()
         self.step.train()  # it may have been an evaluation that broke off
         if self.runtime.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -1,5 +1,6 @@
 """What a run says: to the terminal, to `train.log`, to `metrics.jsonl` and to `samples.txt`."""
 
+import contextlib
 import json
 import sys
 import time
@@ -108,9 +109,10 @@ class Log:
         if self._live:
             self._live.stop()
             self._live = None
-        for tracker in self.trackers:
-            tracker.close()
-        self.trackers = []
+        trackers, self.trackers = self.trackers, []
+        with contextlib.ExitStack() as stack:  # each is closed, whatever the others do
+            for tracker in trackers:
+                stack.callback(tracker.close)
 
     def _path(self, name: str) -> Path:
         return (self.folder or Path()) / name

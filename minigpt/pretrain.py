@@ -194,6 +194,8 @@ def resolve(
         # Where memory ran out, it has been halved.
         train = dataclasses.replace(train, micro_batch_size=trial.config.train.micro_batch_size)
         config = dataclasses.replace(config, train=train)
+        del trial
+        runtime.forget()
     resolved = _of_length(config, steps)
     if resolved.optim.warmup_steps != config.optim.warmup_steps:
         log.say(

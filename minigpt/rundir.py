@@ -213,17 +213,20 @@ class RunDir:
     def _appearing(self, final: Path) -> Generator[Path]:
         """Give a folder to write into that becomes `final` when the block ends well."""
         hidden = final.with_name(f".{final.name}.tmp")
-        shutil.rmtree(hidden, ignore_errors=True)  # of a run that was killed while writing
+        older = final.with_name(f".{final.name}.older.tmp")
+        for left in (hidden, older):
+            shutil.rmtree(left, ignore_errors=True)  # of a run that was killed while writing
         hidden.mkdir(parents=True)
         try:
             yield hidden
             flush(hidden)
             if final.exists():  # a damaged one, or the same one from before a resume
-                shutil.rmtree(final)
+                os.replace(final, older)
             os.replace(hidden, final)
             flush(final.parent)
         finally:
-            shutil.rmtree(hidden, ignore_errors=True)
+            for left in (hidden, older):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _shown(folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """What a run stands on: device, precision, determinism; and what is put around a finished model."""
 
 import functools
+import gc
 import os
 import platform
 import signal
@@ -46,6 +47,13 @@ class Runtime:
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
+
+    def forget(self) -> None:
+        """Give back the memory of what is used no more, and count the peak anew."""
+        gc.collect()  # a model, its optimiser and the hooks on them refer to each other
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak_memory_bytes(self) -> int:
         """Return the most memory that the process (on a GPU: its tensors) has held."""

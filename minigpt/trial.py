@@ -50,7 +50,12 @@ def costs_of(job: TrainingJob) -> Costs:
     """Return what the parts of a run cost, by trying them. Afterwards the job is spoilt."""
     times = job.within_memory(lambda: _times(job), lambda: None)
     settled = times[len(times) // 4 + 1 :]  # the first steps allocate memory
-    evaluation = _seconds(lambda: job.likelihood(max_tokens=job.config.train.eval_tokens))
+    job.can_halve = True
+    evaluation = job.within_memory(
+        lambda: _seconds(lambda: job.likelihood(max_tokens=job.config.train.eval_tokens)),
+        lambda: None,
+    )
+    job.can_halve = False
     sample = _seconds(job.draw)
     above = next(folder for folder in job.run.path.absolute().parents if folder.exists())
     model, tokenizer = job.model, job.tokens.tokenizer

@@ -56,7 +56,7 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> Verdict:
             "weights are kept. Take a smaller optim.lr or a longer optim.warmup_steps"
         )
         return Verdict("worse", step, sentence)
-    before = [loss for at, loss in held_out if at <= 0.75 * last_step][-1]
+    before = ([held_out[0][1]] + [loss for at, loss in held_out if at <= 0.75 * last_step])[-1]
     gain = before - lowest
     if gain > FALLING * lowest:
         sentence = (

@@ -19,11 +19,11 @@ def test_the_extras_are_those_of_the_project():
 
 
 def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("minigpt.extras.version_of", lambda name: None)
     with pytest.raises(
         UserError, match=r"x needs the package gguf, .*pip install 'minigpt\[gguf\]'"
     ):
         require("gguf", "x")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("minigpt.extras.version_of", lambda name: name)
     require("gguf", "x")
     assert command_for("hf") == "pip install 'minigpt[hf]'"

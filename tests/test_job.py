@@ -225,6 +225,47 @@ def test_out_of_memory_with_one_sequence_is_a_sentence(small_config, tmp_path, m
     assert RunDir(tmp_path / "run").newest_whole()[0].state()["progress"]["step"] == 0
 
 
+def test_a_halving_leaves_no_row_of_an_update_that_never_came(small_config, tmp_path, monkeypatch):
+    only_up_to(monkeypatch, 2, after=4)
+    config = changed(small_config, train={"log_every": 1, "micro_batch_size": 0})
+    run = RunDir(train(config, tmp_path / "run"))
+    assert "memory ran out" in text_of(run.path)
+    steps = [row["step"] for row in run.metrics]
+    assert steps == list(range(25))
+    # The last rate is 0, and so is the last update.
+    assert all("train_loss" in row and all(row["update_ratio"]) for row in run.metrics[1:-1])
+
+
+def test_weights_that_diverge_are_one_sentence(small_config, tmp_path):
+    config = changed(small_config, optim={"lr": 1e38, "clip": 0.0}, train={"log_every": 1})
+    with pytest.raises(UserError, match="the run has diverged at step"):
+        train(config, tmp_path / "run")
+
+
+def test_a_report_that_cannot_be_drawn_does_not_end_a_run(small_config, tmp_path, monkeypatch):
+    def broken(run):
+        raise UserError("line 3 is damaged")
+
+    job = prepare_run(small_config, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("minigpt.job.write_report", broken)
+        job.fit()
+    assert job.is_finished
+    assert text_of(tmp_path / "run").count("no more reports are written: line 3 is damaged") == 1
+
+
+def test_a_place_is_given_up_where_a_tracker_cannot_be_opened(small_config, tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise OSError(5, "no such server")
+
+    job = prepare_run(small_config, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("minigpt.job.open_trackers", broken)
+        with pytest.raises(RunError, match="no such server"):
+            job.fit()
+    train(small_config, tmp_path / "run")
+
+
 def test_a_batch_that_cannot_be_halved_is_cut_into_the_next_fewer(
     small_config, tmp_path, monkeypatch
 ):

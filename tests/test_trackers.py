@@ -1,5 +1,4 @@
 import doctest
-import importlib.util
 import json
 import math
 import struct
@@ -7,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from minigpt import trackers
+from minigpt import extras, trackers
 from minigpt.config import LogConfig, build
 from minigpt.errors import UserError
 from minigpt.pretrain import prepare_run, train
@@ -38,9 +37,9 @@ def test_trackers_are_listed_by_commas_and_checked():
 
 
 def test_a_missing_package_is_named_before_anything_is_written(small_config, tmp_path, monkeypatch):
-    there = importlib.util.find_spec
+    there = extras.version_of
     monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name == "tensorboard" else there(name)
+        extras, "version_of", lambda name: None if name == "tensorboard" else there(name)
     )
     config = changed(small_config, log={"to": "tensorboard"})
     with pytest.raises(UserError, match=r"log\.to = tensorboard needs .*minigpt\[tensorboard\]"):

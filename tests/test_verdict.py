@@ -49,3 +49,8 @@ def test_rows_without_a_figure_are_passed_over():
     gaps = [{"step": 3, "skipped": 1}, {"step": 4, "train_loss": math.nan}, *full]
     assert verdict(gaps) == verdict(full)
     assert verdict(iter(full)) == verdict(full)
+
+
+def test_evaluations_that_all_lie_in_the_last_quarter_are_no_mistake():
+    rows = [{"step": step, "val_loss": 2.0, "train_loss": 2.0} for step in (90, 95, 98, 100)]
+    assert verdict(rows).kind == "converged"

@@ -41,8 +41,6 @@ JSON = Annotated[
 FLAG = Annotated[bool, Parameter(negative="", show_default=False)]
 TEXT = Parameter(allow_leading_hyphen=True)
 
-# What `train` and `plan` have in common beside the settings.
-
 
 def run(started: float, arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line (None: this process's) and return the exit status."""

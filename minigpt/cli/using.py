@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -12,6 +11,7 @@ from minigpt import config
 from minigpt.cli.app import JSON, TEXT, app, finish, say, show, standard_input
 from minigpt.cli.settings import NO_SAMPLE_OPTIONS, given
 from minigpt.errors import UserError
+from minigpt.files import expanded
 
 
 @app.command
@@ -36,8 +36,8 @@ def sample(
     from minigpt.sampling import stream
 
     chosen = given(options)
-    if "prompt" not in chosen and (Path(run) / "run.toml").is_file():
-        chosen["prompt"] = RunDir(run).config.sample.prompt
+    if "prompt" not in chosen and (expanded(run) / "run.toml").is_file():
+        chosen["prompt"] = RunDir(expanded(run)).config.sample.prompt
     settings = config.build([("the command line", {"sample": chosen})]).sample
     if settings.prompt == "-":
         settings = dataclasses.replace(settings, prompt=standard_input())

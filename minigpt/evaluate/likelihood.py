@@ -91,6 +91,11 @@ def evaluate(
     started, training = time.perf_counter(), step.training
     prefix, device = np.array(tokenizer.prefix, dtype=np.int64), step.model.head.weight.device
     length = (context or step.model.config.block_size) - len(prefix)
+    if length < 1:
+        raise UserError(
+            f"a context of {length + len(prefix)} tokens has no room beside the {len(prefix)} that the tokenizer puts "
+            "before a text; take a model with a longer one"
+        )
     starts = np.arange(0, len(tokens) - 1, length)
     if max_tokens is not None and max_tokens < len(tokens) - 1:
         wanted = max(1, max_tokens // length)

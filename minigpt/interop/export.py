@@ -19,7 +19,7 @@ from minigpt.config import ModelConfig
 from minigpt.errors import ProofError, UserError, plain
 from minigpt.files import flush, read_json, replace_text
 from minigpt.interop.causal import CausalLM, unsupported
-from minigpt.interop.loading import Run, load, load_both
+from minigpt.interop.loading import Run, load, load_both, located
 from minigpt.interop.pth import read_checkpoint, write_pth
 from minigpt.model.families import FAMILIES, build, family_of, write_model
 from minigpt.model.transformer import GPT
@@ -96,6 +96,7 @@ def export(
     if to == "gguf":
         _need_gguf()
     check_free(out, folder=to == "hf")
+    run = located(run)
     model, tokenizer = load_both(run) if to == "gguf" else load(run)
     if isinstance(model, CausalLM):
         raise unsupported(model.inner.config.model_type, "written or exported")
@@ -126,6 +127,7 @@ def import_model(
         ProofError: what was written is not the same model.
     """
     check_free(out, folder=True)
+    run = located(run)
     model, found = load(run, tokenizer, given=given)
     if isinstance(model, CausalLM):
         raise unsupported(model.inner.config.model_type, "written or exported")
@@ -197,7 +199,7 @@ def check_rounding(wanted: Tensors, found: Tensors, dtype: NumberType) -> None:
 
 def chat_template(run: Run) -> str | None:
     """Return the chat template that lies with a model, in either place where Hugging Face keeps it, or None."""
-    folder = Path(run) if isinstance(run, str | Path) else None
+    folder = run if isinstance(run, Path) else None
     if folder is None or not folder.is_dir():
         return None
     if (folder / TEMPLATE).is_file():

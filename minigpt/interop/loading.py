@@ -43,12 +43,8 @@ def load(
     """
     if isinstance(tokenizer, str):
         tokenizer = find_tokenizer(tokenizer)
-    if isinstance(run, str) and run.startswith("hf:"):
-        run = download_model(run.removeprefix("hf:"))
-    if isinstance(run, str | Path):
-        if not str(run).strip():
-            raise UserError("the name of the model is empty; pass a run, a directory or a file")
-        run = expanded(run)
+    run = located(run)
+    if isinstance(run, Path):
         if run.is_dir() and given:
             raise UserError(
                 f"{run} says its shape in its config.json; leave --model.{next(iter(given))} out"
@@ -69,6 +65,17 @@ def load(
     if tokenizer is None and model.config.vocab_size in _GPT2_ROWS:
         tokenizer = find_tokenizer("gpt2")
     return model, tokenizer and fitting(tokenizer, model, name)
+
+
+def located(run: Run) -> Path | bytes | io.BytesIO:
+    """Return where a model lies: names written out, one of the Hub fetched; bytes are what they are."""
+    if isinstance(run, str) and run.startswith("hf:"):
+        return download_model(run.removeprefix("hf:"))
+    if isinstance(run, str | Path):
+        if not str(run).strip():
+            raise UserError("the name of the model is empty; pass a run, a directory or a file")
+        return expanded(run)
+    return run
 
 
 def load_both(run: Run, tokenizer: Tokenizer | str | None = None) -> tuple[GPT, Tokenizer]:

@@ -19,11 +19,16 @@ class UpdateRatio:
         """Keep a copy of the matrices, until `measure`."""
         self._before = [[p.detach().clone() for p in _matrices(block)] for block in self._blocks]
 
+    def forget(self) -> None:
+        """Drop what is remembered: the update did not come."""
+        self._before = None
+
     @torch.no_grad()
     def measure(self) -> list[float] | None:
-        """Return the norm of the change over the norm before it, one number a block; None: nothing was remembered.
+        """Return the norm of the change over the norm before it, one number a block.
 
-        Four digits, and 0 for a block without matrices to train.
+        None where nothing was remembered, or where a weight is no number any more. Four digits, and 0 for a block
+        without matrices to train.
         """
         if self._before is None:
             return None
@@ -33,8 +38,9 @@ class UpdateRatio:
             for old, new in zip(before, _matrices(block), strict=True):
                 old.sub_(new)
             ratios.append(_norm(before) / size.clamp(min=1e-30))
-        self._before = None
-        return [float(f"{ratio:.4g}") for ratio in torch.stack(ratios).tolist()]
+        self.forget()
+        found = torch.stack(ratios)
+        return [float(f"{r:.4g}") for r in found.tolist()] if found.isfinite().all() else None
 
 
 def _matrices(block: nn.Module) -> list[Tensor]:
