@@ -8,6 +8,7 @@ from minigpt.config import build, preset_layer
 from minigpt.demo import demo
 
 
+@pytest.mark.slow
 def test_the_demo_explains_each_step_and_shows_results_when_run_again(tmp_path, capsys):
     """Two steps of training; what a minute of it is worth is shown by the slow test."""
     settings = build([preset_layer("demo"), ("test", {"train": {"steps": 2, "eval_tokens": 2000}})])

@@ -195,6 +195,7 @@ def test_one_batch_is_learnt_by_heart(precision):
     assert loss.item() / count.item() < 0.2
 
 
+@pytest.mark.slow
 def test_as_many_steps_teach_more_with_muon_than_with_adamw():
     """At a rate that is AdamW's best of four here, or as good; over five seeds Muon ends 0.02 to 0.05 nats lower."""
     text = nonsense(4000)

@@ -48,6 +48,7 @@ def plain_tiktoken(folder: Path) -> tiktoken.Encoding:
     )
 
 
+@pytest.mark.slow
 def test_gpt2_gives_a_large_text_the_ids_of_tiktoken(gpt2, shakespeare):
     sources = [Path(module.__file__).read_text() for module in (argparse, typing, http.server)]
     text = (

@@ -22,6 +22,7 @@ def test_the_examples_in_the_docstrings_hold():
     assert doctest.testmod(size) == (0, 1)
 
 
+@pytest.mark.slow
 def test_the_count_is_that_of_the_model():
     with torch.device("meta"):
         for switches in EVERY_COMBINATION:

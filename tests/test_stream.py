@@ -114,6 +114,7 @@ def run_settings(corpus, steps) -> RunConfig:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_in_the_first_epoch_and_again_in_the_second_ends_bit_for_bit_the_same(
     corpus, tmp_path, monkeypatch
 ):
