@@ -19,6 +19,7 @@ from minigpt.bench.rows import Row, row
 from minigpt.config import DEFAULT_STEPS, RunConfig, from_dict, to_dict
 from minigpt.data.batches import Batch
 from minigpt.errors import UserError
+from minigpt.extras import require
 from minigpt.fit import update
 from minigpt.loss import TrainStep
 from minigpt.model.size import training_flops_per_token, with_vocabulary
@@ -74,7 +75,7 @@ def bench_train(
     if unknown:
         raise UserError(f"--vs {unknown[0]} is not known; peers: {', '.join(PEERS)}")
     if peers:
-        _need_transformers()
+        require("hf", "--vs hf")
     config = sized(config)
     ways: dict[str, Callable[[dict[str, Any], float], Measured]] = {"minigpt": ours}
     ways |= dict.fromkeys(peers, transformers_gpt2)
@@ -200,10 +201,3 @@ def _rows(config: RunConfig, who: str, found: Measured, rate: float) -> list[Row
         row("share of the floor", who, 100 * floor / found.seconds, "%"),
         row("peak memory", who, found.peak_bytes / 1e6, "MB"),
     ]
-
-
-def _need_transformers() -> None:
-    try:
-        import transformers  # noqa: F401
-    except ImportError:
-        raise UserError("--vs hf needs transformers; pip install 'minigpt[hf]'") from None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from minigpt.config import ModelConfig
 from minigpt.errors import ProofError, UserError, plain
+from minigpt.extras import require
 from minigpt.files import flush, read_json, replace_text
 from minigpt.interop.causal import CausalLM, unsupported
 from minigpt.interop.loading import Run, load, load_both, located
@@ -94,7 +95,7 @@ def export(
             f"--quantize q8_0 is a form of GGUF; with --to {to} take f16 or bf16, or --to gguf"
         )
     if to == "gguf":
-        _need_gguf()
+        require("gguf", "--to gguf")
     check_free(out, folder=to == "hf")
     run = located(run)
     model, tokenizer = load_both(run) if to == "gguf" else load(run)
@@ -326,10 +327,3 @@ def _logits(model: GPT, ids: Tensor) -> Tensor:
     cache, half = model.new_cache(), max(1, ids.size(1) // 2)
     parts = [ids[:, :half], *ids[:, half:].split(1, dim=1)] if half < ids.size(1) else [ids]
     return torch.cat([model(part, cache=cache).float() for part in parts], dim=1)
-
-
-def _need_gguf() -> None:
-    try:
-        import gguf  # noqa: F401
-    except ImportError:
-        raise UserError("--to gguf needs the package gguf; pip install 'minigpt[gguf]'") from None

@@ -125,9 +125,7 @@ def download_model(name: str) -> Path:
     folder = cache_folder() / "models" / name.replace("/", "--")
     try:
         huggingface_hub.snapshot_download(name, local_dir=folder, allow_patterns=_HUB_FILES)
-    except (
-        Exception
-    ) as error:  # no network, no such name, no permission: they have no class in common
+    except Exception as error:  # no network, no such name, no permission: no class in common
         if (folder / "config.json").is_file():
             return folder  # fetched before
         raise UserError(
