@@ -257,10 +257,13 @@ class TrainConfig:
     )
     seed: int = setting(0, "first weights and dropout", minimum=0, maximum=2**31)
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    dtype: Literal["auto", "fp32", "bf16"] = setting(
-        "auto", "precision of the products; auto: bf16 on a GPU that has it, fp32 elsewhere"
+    dtype: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = setting(
+        "auto",
+        "precision of the products; auto: bf16 on a GPU that has it, on a CPU where it is faster in a trial",
     )
-    compile: bool = setting(False, "compile the step with torch.compile; pays in long runs")
+    compile: Literal["auto", "on", "off"] = setting(
+        "auto", "torch.compile of the step; auto: where it saves more time in the run than it takes"
+    )
     recompute: bool = setting(False, "activation checkpointing: less memory, a third more time")
     deterministic: bool = setting(False, "exact repetition on a GPU too, at some cost in speed")
 
@@ -430,6 +433,8 @@ def convert(value: Any, wanted: Any) -> Any:
     """
     choices = typing.get_args(wanted)
     if typing.get_origin(wanted) is Literal:
+        if "on" in choices and value in (True, False, "true", "false"):
+            return "on" if value in (True, "true") else "off"
         if value not in choices:
             near = did_you_mean(str(value), choices)
             raise ValueError(f"is {value!r}; wanted one of {', '.join(choices)}{near}")

@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import sysconfig
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -43,8 +42,8 @@ def examine() -> dict[str, Any]:
         "free_memory_bytes": _memory("SC_AVPHYS_PAGES"),
         "gpu_memory_bytes": _gpu_memory(device),
         "gflops_per_second": _speeds(device),
-        "compiler": _compiler(),
-        "python_headers": (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file(),
+        "compiler": machine.compiler(),
+        "python_headers": machine.has_python_headers(),
         "packages": {extra: _versions(names) for extra, names in EXTRAS.items()},
         "folders": [_folder(what, path) for what, path in _folders()],
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
@@ -66,12 +65,6 @@ def _memory(pages: str) -> int | None:
 
 def _gpu_memory(device: torch.device) -> int | None:
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-
-
-def _compiler() -> str | None:
-    """Return the C++ compiler that torch.compile would use on a CPU."""
-    wanted = (os.environ.get("CXX"), "g++", "clang++", "c++")
-    return next((path for name in wanted if name and (path := shutil.which(name))), None)
 
 
 def _versions(names: tuple[str, ...]) -> dict[str, str | None]:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minigpt.loss_scale import LossScale
+
 IN_A_ROW = 3  # updates left out, one after the other: the run has diverged
 WINDOW = 128  # steps that a loss is compared with
 FEWEST = 32  # of them must be there
@@ -37,7 +39,8 @@ class Guard:
 
     What it remembers lies in a dictionary of plain values that belongs to the run's progress: `in_a_row`, updates left
     out one after the other; `recent`, the last losses; `in_spike`; and `row`, what the next line of the log is to hold:
-    the number of `skipped` updates, and the highest spike as `spike_step` and `spike_z`.
+    the number of `skipped` updates, of those left out because fp16 `overflowed`, and the highest spike as `spike_step`
+    and `spike_z`.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Guard:
         parameters: Iterable[tuple[str, nn.Parameter]],
         *,
         on_device: bool,
+        loss_scale: LossScale | None = None,
     ) -> None:
         """Watch an optimiser.
 
@@ -53,10 +57,12 @@ class Guard:
             optimizer: whose updates are left out where a gradient is not finite.
             parameters: with their names.
             on_device: do not wait for the device in a step, where the optimiser can do without.
+            loss_scale: that the gradients were scaled with, and that may have been too large.
         """
-        self._named = list(parameters)
+        self._named, self._loss_scale = list(parameters), loss_scale
         self._on_device = on_device and getattr(optimizer, "_step_supports_amp_scaling", False)
-        # Of each update since the last look: whether it was left out, and the number of the first bad parameter.
+        # Of each update since the last look: whether it was left out, whether a smaller loss scale may mend that, and
+        # the number of the first bad parameter.
         self._outcomes: list[Tensor] = []
         self.waits = not self._on_device
         optimizer.register_step_pre_hook(self._before_step)
@@ -66,7 +72,10 @@ class Guard:
         gradients = [p.grad if p.grad is not None else p.new_zeros(()) for _, p in self._named]
         norms = torch.stack(torch._foreach_norm(gradients))
         found = ~torch.linalg.vector_norm(norms).isfinite()
-        self._outcomes.append(torch.stack([found.int(), (~norms.isfinite()).int().argmax()]))
+        scale = self._loss_scale
+        mending = torch.zeros_like(found) if scale is None else scale.update(found)
+        first = (~norms.isfinite()).int().argmax()
+        self._outcomes.append(torch.stack([found.int(), mending.int(), first]))
         if self._on_device:
             setattr(optimizer, "found_inf", found.float())  # noqa: B010 - the protocol of GradScaler
         elif found.item():
@@ -88,8 +97,11 @@ class Guard:
         found = torch.stack(losses[-len(outcomes) :]).tolist()
         self._outcomes = []
         numbered = enumerate(zip(outcomes, found, strict=True), step - len(outcomes) + 1)
-        for number, ((skipped, first), loss) in numbered:
-            if skipped:
+        for number, ((skipped, mending, first), loss) in numbered:
+            if skipped and mending and math.isfinite(loss):
+                row = memory.setdefault("row", {})
+                row["overflowed"] = row.get("overflowed", 0) + 1
+            elif skipped:
                 yield _note_skipped(memory, number, loss, self._named[first][0])
             elif (spike := _note_loss(memory, number, loss)) is not None:
                 yield spike

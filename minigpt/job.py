@@ -85,7 +85,10 @@ class TrainingJob:
         self.optimizer = make_optimizer(self.model, config.optim)
         self.optimizer.register_step_pre_hook(self._begin_optimizer)
         self.guard = Guard(
-            self.optimizer, self.model.named_parameters(), on_device=runtime.device.type == "cuda"
+            self.optimizer,
+            self.model.named_parameters(),
+            on_device=runtime.device.type == "cuda",
+            loss_scale=self.step.loss_scale,
         )
         self.place = Place(run.path)
         self.progress = Progress()
@@ -122,6 +125,8 @@ class TrainingJob:
             torch.tensor(math.nan if loss is None else loss, device=self.runtime.device)
             for loss in self.progress.losses
         ]
+        if self.step.loss_scale is not None:
+            self.step.loss_scale.restore(state["loss_scale"])
         self.spent |= state.get("spent", {})
         self._saved_at = self.log.done = self.progress.step
         if state.get("is_done"):
@@ -208,6 +213,7 @@ class TrainingJob:
             optimizer_tensors(self.optimizer, self.model),
             {
                 "progress": dataclasses.asdict(progress) | {"losses": plain},
+                "loss_scale": self.step.loss_scale and self.step.loss_scale.state(),
                 "spent": self.spent,
                 "config": settings.to_dict(self.config),
                 "requested": settings.to_dict(self.requested),
@@ -429,14 +435,18 @@ class TrainingJob:
 
     def likelihood(self, max_tokens: int | None = None) -> Likelihood:
         """Return how well the model foretells the held-out part, or an evenly spread part of it."""
-        return evaluate(
-            self.step,
-            self.tokens.val,
-            self.tokens.tokenizer,
-            batch_size=self.config.train.micro_batch_size or self.config.train.batch_size,
-            max_tokens=max_tokens,
-            separator=self.separator,
-        )
+        train = self.config.train
+        # Compiled for the shapes of an evaluation as well, it would take longer than a run of minutes saves.
+        eagerly = torch.compiler.set_stance("force_eager") if train.compile == "on" else None
+        with eagerly or contextlib.nullcontext():
+            return evaluate(
+                self.step,
+                self.tokens.val,
+                self.tokens.tokenizer,
+                batch_size=train.micro_batch_size or train.batch_size,
+                max_tokens=max_tokens,
+                separator=self.separator,
+            )
 
     def draw(self, prompt: str | None = None) -> list[str]:
         """Return texts drawn by `config.sample`, prompt included; another prompt may be given."""

@@ -1,9 +1,12 @@
-"""What this machine gives to a process: its cores, and the memory that the process has taken."""
+"""What this machine gives to a process: cores, what compiling needs, and the memory that the process has taken."""
 
 import ctypes
 import os
+import shutil
 import sys
+import sysconfig
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 
@@ -33,3 +36,14 @@ def peak_memory_bytes() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def compiler() -> str | None:
+    """Return the C++ compiler that `torch.compile` would use on a CPU."""
+    wanted = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    return next((path for name in wanted if name and (path := shutil.which(name))), None)
+
+
+def has_python_headers() -> bool:
+    """Return whether the headers of Python are there, which compiled code includes."""
+    return (Path(sysconfig.get_path("include")) / "Python.h").is_file()

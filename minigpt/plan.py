@@ -208,7 +208,7 @@ def _warnings(shape: ModelConfig, train: TrainConfig, facts: dict[str, Any]) -> 
             f"a head has {shape.head_dim} channels, no multiple of {HEAD_MULTIPLE}, which fused attention on GPUs "
             f"works in; the nearest: {_nearest(shape.head_dim, HEAD_MULTIPLE)}"
         )
-    if train.compile and _is_on_cpu(train.device):
+    if train.compile == "on" and _is_on_cpu(train.device):
         yield from _compiling(train, facts)
 
 

@@ -15,6 +15,7 @@ from minigpt.data.corpora import STANDARD_INPUT
 from minigpt.data.prepare import prepare
 from minigpt.data.shards import TokenSequence
 from minigpt.data.tokens import Tokens, find_prepared
+from minigpt.decisions import decide
 from minigpt.errors import UserError
 from minigpt.job import TrainingJob
 from minigpt.log import Log, results
@@ -23,7 +24,7 @@ from minigpt.model.size import parameter_count, with_vocabulary
 from minigpt.optim.schedule import WSD_DECAY
 from minigpt.place import Place
 from minigpt.rundir import Checkpoint, RunDir
-from minigpt.runtime import Runtime, pick_newton_schulz_dtype, start_runtime
+from minigpt.runtime import pick_newton_schulz_dtype, start_runtime
 from minigpt.trackers import check_trackers
 from minigpt.trial import steps_in
 from minigpt.verdict import verdict
@@ -114,10 +115,10 @@ def _job_in(
             f"{run.path} has no whole checkpoint to go on from ({'; '.join(skipped) or 'they are gone'}); its best "
             "weights may still load; --again starts over"
         )
-    runtime = start_runtime(config.train)
+    device = start_runtime(config.train).device
     tokens = prepare(config.data, log.say)
-    resolved = resolve(config, tokens, runtime, run, log, started)
-    job = TrainingJob(resolved, config, tokens, runtime, run, log)
+    resolved = resolve(config, tokens, device, run, log, started)
+    job = TrainingJob(resolved, config, tokens, start_runtime(resolved.train), run, log)
     run.make()
     place.take()
     run.clear()
@@ -169,7 +170,7 @@ def _resumed(
 
 
 def resolve(
-    config: RunConfig, tokens: Tokens, runtime: Runtime, run: RunDir, log: Log, started: float
+    config: RunConfig, tokens: Tokens, device: torch.device, run: RunDir, log: Log, started: float
 ) -> RunConfig:
     """Return the settings with everything decided that depends on text, machine or clock."""
     model = with_vocabulary(config.model, tokens.tokenizer.vocab_size)
@@ -180,33 +181,32 @@ def resolve(
             "data.documents is separate, but the tokenizer has no end-of-text token to tell documents by; "
             "use join, or another tokenizer"
         )
-    train = dataclasses.replace(
-        config.train, device=str(runtime.device), dtype=_name_of(runtime.dtype)
-    )
-    inner = pick_newton_schulz_dtype(config.optim.newton_schulz_dtype, runtime.device)
-    optim = dataclasses.replace(config.optim, newton_schulz_dtype=_name_of(inner))
+    inner = pick_newton_schulz_dtype(config.optim.newton_schulz_dtype, device)
+    optim = dataclasses.replace(config.optim, newton_schulz_dtype=inner)
     sample = _sample_for(config, tokens)
-    config = dataclasses.replace(config, model=model, optim=optim, train=train, sample=sample)
+    config = dataclasses.replace(config, model=model, optim=optim, sample=sample)
+    warmup = config.optim.warmup_steps
     steps = steps_asked_for(config, tokens.train)
+    if steps is not None:
+        config = _of_length(config, steps)
+    config = decide(config, device, log.say)
     if steps is None:
+        runtime = start_runtime(config.train)
         trial = TrainingJob(_of_length(config, 1), config, tokens, runtime, run, log)
-        steps = steps_in(started + train.minutes * 60, trial)
+        steps = steps_in(started + config.train.minutes * 60, trial)
         # Where memory ran out, it has been halved.
-        train = dataclasses.replace(train, micro_batch_size=trial.config.train.micro_batch_size)
+        micro_batch_size = trial.config.train.micro_batch_size
+        train = dataclasses.replace(config.train, micro_batch_size=micro_batch_size)
         config = dataclasses.replace(config, train=train)
         del trial
         runtime.forget()
     resolved = _of_length(config, steps)
-    if resolved.optim.warmup_steps != config.optim.warmup_steps:
+    if resolved.optim.warmup_steps != warmup:
         log.say(
-            f"optim.warmup_steps = {config.optim.warmup_steps} would take up the whole run of {steps} steps; "
+            f"optim.warmup_steps = {warmup} would take up the whole run of {steps} steps; "
             f"it is shortened to {resolved.optim.warmup_steps}"
         )
     return resolved
-
-
-def _name_of(dtype: torch.dtype) -> Any:
-    return "bf16" if dtype == torch.bfloat16 else "fp32"
 
 
 def steps_asked_for(config: RunConfig, tokens: TokenSequence | None) -> int | None:

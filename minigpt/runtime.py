@@ -17,6 +17,14 @@ from minigpt import machine
 from minigpt.config import TrainConfig
 from minigpt.errors import UserError
 from minigpt.loss import TrainStep
+from minigpt.loss_scale import LossScale
+
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,12 @@ class Runtime:
     """Where the tensors live and in which precision products are taken."""
 
     device: torch.device
-    dtype: torch.dtype
+    precision: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the products are taken of; tf32 is a way to multiply fp32."""
+        return DTYPES[self.precision]
 
     def describe(self) -> dict[str, Any]:
         """Return what equal results depend on."""
@@ -36,7 +49,7 @@ class Runtime:
             if gpu
             else torch.backends.cpu.get_cpu_capability(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": self.precision,
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
         }
@@ -74,7 +87,7 @@ def start_runtime(config: TrainConfig) -> Runtime:
     deterministic = device.type == "cpu" or config.deterministic
     if deterministic and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if config.compile:
+    if config.compile == "on":
         # Tells the compiler too, and so imports it, which takes two seconds.
         torch.use_deterministic_algorithms(deterministic)
     else:
@@ -82,9 +95,9 @@ def start_runtime(config: TrainConfig) -> Runtime:
     # Filling fresh memory would only make reads of unwritten memory repeatable, and costs a pass over each tensor.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - unknown to type checkers
     torch.set_flush_denormal(True)  # numbers below 1e-38 take 5 to 50 times as long
-    dtype = pick_dtype(config.dtype, device)
-    torch.set_float32_matmul_precision("highest" if dtype == torch.float32 else "high")
-    return Runtime(device, dtype)
+    precision = pick_precision(config.dtype, device)
+    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+    return Runtime(device, precision)
 
 
 def pick_device(name: str) -> torch.device:
@@ -115,23 +128,31 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the precision of products; auto: bf16 on a GPU that has it, else fp32."""
+def pick_precision(name: str, device: torch.device) -> str:
+    """Return the precision of products; auto: bf16 on a GPU that has it, else fp32.
+
+    Raises:
+        UserError: the device does not have it.
+    """
     if name == "auto":
         bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if bf16 else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+        return "bf16" if bf16 else "fp32"
+    if name == "tf32" and device.type != "cuda":
+        raise UserError(
+            f"train.dtype is tf32, which NVIDIA's GPUs have, and this run is on {device}; take fp32 or bf16"
+        )
+    return name
 
 
-def pick_newton_schulz_dtype(name: str, device: torch.device) -> torch.dtype:
+def pick_newton_schulz_dtype(name: str, device: torch.device) -> str:
     """Return the precision of Newton-Schulz's products; auto: bf16 on a GPU or CPU with units for it, else fp32.
 
     With the AMX units of an Intel Xeon they take a tenth to a quarter of the time, without them longer than in fp32:
     docs/experiments.md.
     """
     if name == "auto" and device.type == "cpu":
-        return torch.bfloat16 if "amx_bf16" in _cpu_units() else torch.float32
-    return pick_dtype(name, device)
+        return "bf16" if "amx_bf16" in _cpu_units() else "fp32"
+    return pick_precision(name, device)
 
 
 def _cpu_units() -> set[str]:
@@ -143,15 +164,18 @@ def _cpu_units() -> set[str]:
 def prepare_step(step: TrainStep, runtime: Runtime, config: TrainConfig) -> TrainStep:
     """Put around a finished model what its run asks for, from the inside out, and move it to its device.
 
-    In this order: recomputation of each block, precision, compilation. The parameters keep their names.
+    In this order: recomputation of each block, precision, compilation. The parameters keep their names. Where the
+    precision is low, the stream is cast once, and what follows computes in the precision of what comes in.
     """
     step.to(runtime.device)
     if config.recompute:
         for block in step.model.blocks:
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
     if runtime.dtype != torch.float32:
-        step.forward = torch.autocast(runtime.device.type, runtime.dtype)(step.forward)
-    if config.compile:
+        step.model.dropout.register_forward_hook(lambda *given: given[-1].to(runtime.dtype))
+    if runtime.dtype == torch.float16:
+        step.loss_scale = LossScale(step)
+    if config.compile == "on":
         step.compile(dynamic=False)
     return step
 

@@ -73,6 +73,7 @@ def small_config(small_text):
         optim=OptimConfig(lr=1e-2, warmup_steps=5),
         train=TrainConfig(
             steps=24, batch_size=8, micro_batch_size=4, eval_every=8, eval_tokens=500, checkpoint_every=6, log_every=4,
+            dtype="fp32",  # auto would try what is faster
         ),
         sample=SampleConfig(prompt="the ", max_tokens=20),
     )  # fmt: skip

@@ -13,8 +13,9 @@ PACKAGE = Path(minigpt.__file__).parent
 # From what knows nothing to what knows everything. A module imports from its own place or from those before it.
 ORDER = [
     ["errors", "machine"], ["extras", "files"], ["config", "progress"], ["download"], ["tokenizer"], ["data"],
-    ["model"], ["loss", "optim"], ["runtime"], ["rundir", "place", "trackers", "verdict"], ["log"], ["drawing"],
-    ["report"], ["sampling"], ["interop"], ["evaluate"], ["guard"], ["fit"], ["job"], ["trial"], ["pretrain"],
+    ["model"], ["loss_scale"], ["loss", "optim"], ["runtime"], ["decisions"],
+    ["rundir", "place", "trackers", "verdict"], ["log"], ["drawing"], ["report"], ["sampling"], ["interop"],
+    ["evaluate"], ["guard"], ["fit"], ["job"], ["trial"], ["pretrain"],
     ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["cli"], ["__main__"],
 ]  # fmt: skip
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}

@@ -185,7 +185,7 @@ def test_few_rows_need_not_be_a_multiple():
 
 def test_a_run_too_short_for_its_compilation_is_named():
     def compiling(**train) -> list[str]:
-        return warnings_of(TrainConfig(compile=True, device="cpu", **train))
+        return warnings_of(TrainConfig(compile="on", device="cpu", **train))
 
     (warning,) = compiling(steps=100)
     assert "and this run has 100" in warning
@@ -197,14 +197,14 @@ def test_a_run_too_short_for_its_compilation_is_named():
 
 def test_a_small_step_takes_more_steps_to_pay_for_its_compilation():
     def pays(steps: int, batch_size: int) -> bool:
-        train = TrainConfig(compile=True, device="cpu", steps=steps, batch_size=batch_size)
+        train = TrainConfig(compile="on", device="cpu", steps=steps, batch_size=batch_size)
         return warnings_of(train) == []
 
     assert [pays(2000, 1), pays(2000, 64)] == [False, True]
 
 
 def test_the_text_fits_a_terminal_and_holds_the_figures():
-    facts = plan(preset("gpt2-124m", train={"compile": True, "device": "cpu", "steps": 1}))
+    facts = plan(preset("gpt2-124m", train={"compile": "on", "device": "cpu", "steps": 1}))
     text = as_text(facts)
     assert max(map(len, text.splitlines())) <= 80
     for figure in ("124,475,904", "73,728", "524,288", "10.83", "GPT2LMHeadModel", "448.1 TFLOP"):

@@ -201,16 +201,14 @@ def test_the_precision_of_newton_schulz_is_decided_once(small_config, tmp_path, 
     config = changed(small_config, optim={"name": "muon"})
     for decided, found in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         monkeypatch.setattr(
-            "minigpt.pretrain.pick_newton_schulz_dtype", lambda name, device, found=found: found
+            "minigpt.pretrain.pick_newton_schulz_dtype", lambda name, device, found=decided: found
         )
         job = prepare_run(config, tmp_path / decided)
         assert job.config.optim.newton_schulz_dtype == decided
         assert job.optimizer.dtype == found
         job.place.leave()
     train(config, tmp_path / "fp32")
-    monkeypatch.setattr(
-        "minigpt.pretrain.pick_newton_schulz_dtype", lambda name, device: torch.bfloat16
-    )
+    monkeypatch.setattr("minigpt.pretrain.pick_newton_schulz_dtype", lambda name, device: "bf16")
     assert prepare_run(config, tmp_path / "fp32").optimizer.dtype == torch.float32
 
 

@@ -15,17 +15,17 @@ SMALL = RunConfig(
 
 def test_the_ids_are_known_without_a_text():
     def rows(**data):
-        return sized(RunConfig(data=DataConfig(**data))).model.vocab_size
+        return sized(RunConfig(data=DataConfig(**data)), print).model.vocab_size
 
     assert rows(tokenizer="char") == CHARACTERS
     assert rows(tokenizer="bpe", vocab_size=300) == 300
     assert rows(tokenizer="gpt2") == 50_304
-    assert sized(SMALL).model.vocab_size == 64
+    assert sized(SMALL, print).model.vocab_size == 64
 
 
 @pytest.mark.parametrize("way", [ours, transformers_gpt2])
 def test_a_step_is_timed(way):
-    found = way(to_dict(sized(SMALL)), 0.05)
+    found = way(to_dict(sized(SMALL, print)), 0.05)
     assert 0 < found.seconds < 1
     assert found.peak_bytes > 1e7
     assert found.flops_per_second > 1e8
@@ -40,7 +40,7 @@ def test_rows_are_of_one_shape_for_ours_and_the_peer():
         assert speed == pytest.approx(64 / step * 1e3, rel=1e-3)
         assert share > 0
         assert memory > 10
-    assert training_flops_per_token(sized(SMALL).model) > 0
+    assert training_flops_per_token(sized(SMALL, print).model) > 0
 
 
 def test_a_peer_that_is_not_known_is_refused():

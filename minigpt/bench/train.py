@@ -18,6 +18,7 @@ import torch
 from minigpt.bench.rows import Row, row
 from minigpt.config import DEFAULT_STEPS, RunConfig, from_dict, to_dict
 from minigpt.data.batches import Batch
+from minigpt.decisions import decide
 from minigpt.errors import UserError
 from minigpt.extras import require
 from minigpt.fit import update
@@ -76,7 +77,7 @@ def bench_train(
         raise UserError(f"--vs {unknown[0]} is not known; peers: {', '.join(PEERS)}")
     if peers:
         require("hf", "--vs hf")
-    config = sized(config)
+    config = sized(config, say)
     ways: dict[str, Callable[[dict[str, Any], float], Measured]] = {"minigpt": ours}
     ways |= dict.fromkeys(peers, transformers_gpt2)
     best: dict[str, Measured] = {}
@@ -90,12 +91,13 @@ def bench_train(
     return [line for who, found in best.items() for line in _rows(config, who, found, rate)]
 
 
-def sized(config: RunConfig) -> RunConfig:
-    """Return the settings with the shape resolved, though no text is read."""
+def sized(config: RunConfig, say: Say) -> RunConfig:
+    """Return the settings with the shape resolved, though no text is read, and the decisions made."""
     known = {"bpe": config.data.vocab_size, "char": CHARACTERS}
     named = config.data.tokenizer
     ids = config.model.vocab_size or known.get(named) or vocabulary_size(named)
-    return dataclasses.replace(config, model=with_vocabulary(config.model, ids))
+    config = dataclasses.replace(config, model=with_vocabulary(config.model, ids))
+    return decide(config, start_runtime(config.train).device, say)
 
 
 def ours(settings: dict[str, Any], seconds: float) -> Measured:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigpt.config import ModelConfig
-from minigpt.model.layers import make_head_norm
+from minigpt.model.casting import Linear, RMSNorm, scaled_dot_product_attention
 from minigpt.model.rope import rotate
 
 Rotation = tuple[Tensor, Tensor] | None
@@ -25,7 +25,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Mask = None) -> Tens
         mask: (T, S) or (B, 1, T, S), true where a query may look; None: a single query sees all, several are causal.
     """
     causal, grouped = mask is None and query.size(2) > 1, query.size(1) != key.size(1)
-    return F.scaled_dot_product_attention(
+    return scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=grouped
     )
 
@@ -74,13 +74,15 @@ class Attention(nn.Module):
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
         queries, keys = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
-        self.query = nn.Linear(config.n_embd, queries, bias=config.bias)
-        self.key = nn.Linear(config.n_embd, keys, bias=config.bias)
-        self.value = nn.Linear(config.n_embd, keys, bias=config.bias)
-        self.output = nn.Linear(queries, config.n_embd, bias=config.bias)
-        self.query_norm, self.key_norm = make_head_norm(config), make_head_norm(config)
+        self.query = Linear(config.n_embd, queries, bias=config.bias)
+        self.key = Linear(config.n_embd, keys, bias=config.bias)
+        self.value = Linear(config.n_embd, keys, bias=config.bias)
+        self.output = Linear(queries, config.n_embd, bias=config.bias)
+        # Henry et al. (2020), as RMSNorm in Qwen3.
+        kind = RMSNorm if config.qk_norm else nn.Identity
+        self.query_norm, self.key_norm = (kind(config.head_dim, eps=config.norm_eps) for _ in "qk")
         gated = config.attention_gate == "silu"
-        self.gate = nn.Linear(config.n_embd, queries, bias=config.bias) if gated else None
+        self.gate = Linear(config.n_embd, queries, bias=config.bias) if gated else None
 
     def forward(
         self, x: Tensor, rotation: Rotation, mask: Mask = None, cache: Cache | None = None

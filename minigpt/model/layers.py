@@ -8,18 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigpt.config import ModelConfig
+from minigpt.model.casting import LayerNorm, Linear, RMSNorm
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
     """Return RMSNorm (Zhang and Sennrich, 2019) or LayerNorm (Ba et al., 2016) over the channels."""
     if config.norm == "rmsnorm":
-        return nn.RMSNorm(config.n_embd, eps=config.norm_eps)
-    return nn.LayerNorm(config.n_embd, eps=config.norm_eps, bias=config.bias)
-
-
-def make_head_norm(config: ModelConfig) -> nn.Module:
-    """Return the norm of query and key heads (Henry et al., 2020; as RMSNorm in Qwen3), or what leaves them alone."""
-    return nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        return RMSNorm(config.n_embd, eps=config.norm_eps)
+    return LayerNorm(config.n_embd, eps=config.norm_eps, bias=config.bias)
 
 
 class MLP(nn.Module):
@@ -34,9 +30,9 @@ class MLP(nn.Module):
         super().__init__()
         self.kind = config.mlp
         if config.mlp == "swiglu":
-            self.gate = nn.Linear(config.n_embd, config.mlp_hidden, bias=config.bias)
-        self.up = nn.Linear(config.n_embd, config.mlp_hidden, bias=config.bias)
-        self.down = nn.Linear(config.mlp_hidden, config.n_embd, bias=config.bias)
+            self.gate = Linear(config.n_embd, config.mlp_hidden, bias=config.bias)
+        self.up = Linear(config.n_embd, config.mlp_hidden, bias=config.bias)
+        self.down = Linear(config.mlp_hidden, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the MLP of each position, (B, T, C)."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from minigpt.config import ModelConfig
 from minigpt.model import families
 from minigpt.model.attention import Attention, Cache, Mask, Rotation
+from minigpt.model.casting import Linear
 from minigpt.model.layers import MLP, make_norm
 from minigpt.model.rope import Rotary, rotary_frequencies
 from minigpt.model.rope_scaling import scale_frequencies
@@ -54,7 +55,7 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = make_norm(config)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.head = Linear(config.n_embd, config.vocab_size, bias=False)
         self._initialise()
         if config.tie_embeddings:
             self.embedding.weight = self.head.weight

@@ -1,0 +1,137 @@
+"""Settings left open in, what is best on this machine out: precision by a short trial, compilation by what it saves.
+
+What is decided here depends on clocks, so it is decided once for a run and written down with its settings.
+"""
+
+import dataclasses
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+
+from minigpt import machine
+from minigpt.config import ModelConfig, RunConfig
+from minigpt.model.size import parameter_shapes, training_flops_per_token
+from minigpt.runtime import pick_precision
+
+# bf16 is taken where it is so many times as fast: less would be lost again to casting.
+WORTHWHILE = 1.5
+MOST_ROWS = 2048  # of a trial: from there on more of them change no ratio
+TRIAL_SECONDS = 0.01  # for each kind of product
+
+# Measured on two cores of an Intel Xeon, at steps of 0.007 to 37 GFLOP: docs/experiments.md.
+COMPILE_SECONDS = 20.0
+MARGIN = 2.0  # that a run is to save at least so many times as much
+SAVED_SECONDS_PER_MICRO_BATCH = 1e-3
+SAVED_SECONDS_PER_FLOP = 1.4e-12
+SAVED_SHARE = 0.2  # of the time of a step, at least; of the smallest a third
+# Of a whole run on a GPU: ten minutes at the 10 TFLOP/s of an old one, a minute at what the newest do.
+COMPILED_FROM_FLOPS = 1e16
+COMPILED_FROM_MINUTES = 5.0
+
+
+def decide(config: RunConfig, device: torch.device, say: Callable[[str], None]) -> RunConfig:
+    """Return the settings with precision and compilation decided, and say what a trial or an estimate decided.
+
+    Args:
+        config: the settings, with the shape resolved, and a length.
+        device: of the run.
+        say: called with a line for each decision that was not plain.
+    """
+    train = config.train
+    dtype = pick_precision(train.dtype, device)
+    if train.dtype == "auto" and device.type == "cpu":
+        rows = (train.micro_batch_size or train.batch_size) * config.model.block_size
+        gain = bf16_gain(config.model, rows)
+        dtype = "bf16" if gain >= WORTHWHILE else "fp32"
+        say(
+            f"in bf16 this CPU takes the products of this model {gain:.1f} times as fast as in fp32 (a trial): "
+            f"train.dtype is {dtype}"
+        )
+    compiled = train.compile
+    if compiled == "auto":
+        compiled = "on" if pays_to_compile(config, device) else "off"
+        if compiled == "on":
+            say("the run is long enough for compiling its step to pay: train.compile is on")
+    train = dataclasses.replace(train, device=str(device), dtype=dtype, compile=compiled)
+    return dataclasses.replace(config, train=train)
+
+
+def bf16_gain(shape: ModelConfig, rows: int) -> float:
+    """Return how many times as fast as in fp32 a CPU takes the products of a training step in bf16, in a short trial.
+
+    They are those of every linear layer: forward, for the gradient of its input, and for that of its weight. On some
+    processors one kind is slow in bf16 alone.
+
+    Args:
+        shape: of the model, resolved.
+        rows: tokens in a micro-batch.
+    """
+    rows = min(rows, MOST_ROWS)
+    layers = Counter(
+        size
+        for name, size in parameter_shapes(shape).items()
+        if len(size) == 2 and name.startswith("blocks.")
+    )
+    layers[shape.vocab_size, shape.n_embd] += 1
+    seconds = {torch.float32: 0.0, torch.bfloat16: 0.0}
+    for (outputs, inputs), count in layers.items():
+        weight = torch.ones(outputs, inputs)
+        for dtype in seconds:
+            x = torch.ones(rows, inputs, dtype=dtype)
+            y = torch.ones(rows, outputs, dtype=dtype)
+            kinds: list[Callable[[], torch.Tensor]] = [
+                lambda x=x, weight=weight: x @ weight.to(x.dtype).T,
+                lambda y=y, weight=weight: y @ weight.to(y.dtype),
+                lambda x=x, y=y: (y.T @ x).float(),
+            ]
+            seconds[dtype] += count * sum(_best_seconds(product) for product in kinds)
+    return seconds[torch.float32] / seconds[torch.bfloat16]
+
+
+def _best_seconds(product: Callable[[], torch.Tensor]) -> float:
+    product()  # the first time memory is allocated
+    best, began = math.inf, time.perf_counter()
+    while time.perf_counter() - began < TRIAL_SECONDS or best == math.inf:
+        started = time.perf_counter()
+        product()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def pays_to_compile(config: RunConfig, device: torch.device) -> bool:
+    """Return whether compiling the step takes less time than it saves in a run of these settings, and can be done.
+
+    Args:
+        config: the settings, with the shape resolved, and a length.
+        device: of the run.
+    """
+    train = config.train
+    if not can_compile(device):
+        return False
+    if device.type == "cuda":
+        tokens = train.steps * train.batch_size * config.model.block_size
+        flops = tokens * training_flops_per_token(config.model)
+        return flops >= COMPILED_FROM_FLOPS or train.minutes >= COMPILED_FROM_MINUTES
+    if train.minutes:
+        return train.minutes * 60 >= MARGIN * COMPILE_SECONDS / SAVED_SHARE
+    return train.steps * seconds_saved_by_compiling(config) >= MARGIN * COMPILE_SECONDS
+
+
+def seconds_saved_by_compiling(config: RunConfig) -> float:
+    """Return by how much a compiled step is shorter on a CPU."""
+    train = config.train
+    micro_batches = train.batch_size // (train.micro_batch_size or train.batch_size)
+    tokens = train.batch_size * config.model.block_size
+    flops = tokens * training_flops_per_token(config.model)
+    return micro_batches * SAVED_SECONDS_PER_MICRO_BATCH + flops * SAVED_SECONDS_PER_FLOP
+
+
+def can_compile(device: torch.device) -> bool:
+    """Return whether what `torch.compile` needs is there: on a CPU C++ and Python's headers, on a GPU Triton."""
+    if device.type == "cuda":
+        return find_spec("triton") is not None
+    return device.type == "cpu" and machine.compiler() is not None and machine.has_python_headers()

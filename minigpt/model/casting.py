@@ -1,0 +1,75 @@
+"""Layers that compute in the precision of what comes in, whatever that of their weights.
+
+Weights are kept in fp32, for an update is often smaller than what bf16 can tell apart (Micikevicius et al., 2018,
+section 3.1). A model whose stream is bf16 casts them where it uses them: what autocast does, without its bookkeeping.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Linear(nn.Linear):
+    """(…, inputs) -> (…, outputs), in the precision of the input."""
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # ty: ignore[lost-keyword-for-regular-parameter]
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Over the last dimension (Ba et al., 2016), in the precision of the input."""
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # ty: ignore[lost-keyword-for-regular-parameter]
+        weight, bias = (None if p is None else p.to(x.dtype) for p in (self.weight, self.bias))
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Over the last dimension (Zhang and Sennrich, 2019); fp32 inside, as torch does it, and as fast on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        return _RMSNorm.apply(x.float(), self.weight, eps).to(x.dtype)
+
+
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, **options: Any
+) -> Tensor:
+    """Return what torch's function of that name does.
+
+    To train on a CPU it computes in fp32, for the backward pass of its kernel there takes four times as long in bf16.
+    """
+    dtype = query.dtype
+    if query.requires_grad and query.device.type == "cpu" and dtype.itemsize == 2:
+        query, key, value = query.float(), key.float(), value.float()
+    return F.scaled_dot_product_attention(query, key, value, **options).to(dtype)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """torch has no kernel for it on a CPU: its own composition reads and writes the tensor three times as often."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return x / root-mean-square(x) * weight."""
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = norm.square_().div_(x.size(-1)).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # ty: ignore[incompatible-method-override]
+        """Return the gradients of x and of the weight.
+
+        They are those of a LayerNorm whose mean is 0, but for the path through the mean, which is added back.
+        """
+        x, weight, scale = ctx.saved_tensors
+        into_x, into_weight, _ = torch.ops.aten.native_layer_norm_backward(
+            gradient, x, weight.shape, torch.zeros_like(scale), scale, weight, None, [True, True, False]
+        )  # fmt: skip
+        mean = (gradient @ weight).div_(len(weight)).unsqueeze(-1)
+        return into_x.addcmul_(mean, scale), into_weight, None
