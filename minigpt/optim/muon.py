@@ -68,6 +68,17 @@ def momentum_at(update: Tensor, momentum: float, warmup_steps: int) -> Tensor:
     return lowest + (momentum - lowest) * (update / max(1, warmup_steps)).clamp(max=1.0)
 
 
+def _stacked(states: list[dict[str, Tensor]]) -> Tensor:
+    """Return the mean gradients as one tensor that they are views of: made so when they are not yet."""
+    base = states[0]["momentum_buffer"]._base
+    buffers = [state["momentum_buffer"] for state in states]
+    if base is None or len(base) != len(states) or any(b._base is not base for b in buffers):
+        base = torch.stack(buffers)
+        for state, buffer in zip(states, base, strict=True):
+            state["momentum_buffer"] = buffer
+    return base
+
+
 class Muon(torch.optim.Optimizer):
     """Muon on the groups whose "optimizer" is "muon", fused AdamW on those where it is "adamw"."""
 
@@ -133,15 +144,13 @@ class Muon(torch.optim.Optimizer):
                 }
         states = [self.state[matrix] for matrix in gradients]
         steps = [state["step"] for state in states]
-        buffers = [state["momentum_buffer"] for state in states]
         torch._foreach_add_(steps, 1)
         momentum = momentum_at(
             torch.stack(steps), group["momentum"], self.momentum_warmup_steps
         ).view(-1, 1, 1)
         newest = torch.stack(list(gradients.values()))
-        means = torch.stack(buffers).lerp_(newest, 1 - momentum)
-        torch._foreach_copy_(buffers, list(means))
-        return newest.lerp(means, momentum) if group["nesterov"] else means
+        means = _stacked(states).lerp_(newest, 1 - momentum)
+        return newest.lerp_(means, momentum) if group["nesterov"] else means
 
     def _adamw(self, group: dict[str, Any], gradients: dict[Tensor, Tensor]) -> None:
         """Update parameters as `torch.optim.AdamW` does, with a state of the same form."""
