@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from minigpt.guard import FEWEST, WINDOW, Guard, Skipped, Spike, clip_gradient, deviation
+from minigpt.loss_scale import LossScale
 
 OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9, weight_decay=0.1),
@@ -103,6 +104,33 @@ def test_a_first_update_that_is_skipped_leaves_a_fresh_optimiser():
                 give_gradients(some, number)
                 one.step()
         assert all(torch.equal(p, q) for p, q in zip(parameters, unguarded, strict=True))
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_fp16_may_overflow_until_the_loss_scale_cannot_become_smaller(on_device):
+    step = torch.nn.Linear(4, 3, bias=False)
+    scale = LossScale(step)
+    scale.factor.fill_(2.0)
+    optimizer, memory = torch.optim.AdamW(step.parameters(), fused=True), {}
+    guard = Guard(optimizer, step.named_parameters(), on_device=on_device, loss_scale=scale)
+    before = step.weight.clone()
+    for _ in range(3):
+        step.weight.grad = torch.full_like(step.weight, math.inf)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    found = list(guard.look(memory, 3, [torch.tensor(2.0)] * 3))
+    assert torch.equal(step.weight, before)
+    assert [(one.step, one.in_a_row) for one in found] == [(2, 1), (3, 2)]
+    assert memory["row"] == {"overflowed": 1, "skipped": 2}
+
+
+def test_a_loss_that_is_not_finite_is_no_overflow():
+    step = torch.nn.Linear(4, 3, bias=False)
+    optimizer = torch.optim.SGD(step.parameters())
+    guard = Guard(optimizer, step.named_parameters(), on_device=False, loss_scale=LossScale(step))
+    step.weight.grad = torch.full_like(step.weight, math.nan)
+    optimizer.step()
+    assert [one.in_a_row for one in guard.look({}, 1, [torch.tensor(math.nan)])] == [1]
 
 
 def test_nothing_waits_for_the_device_only_where_the_optimiser_takes_part():

@@ -479,3 +479,39 @@ def test_more_steps_under_wsd_need_no_override_before_the_decay(
     train(longer, tmp_path / "run")
     train(longer, tmp_path / "at once")
     assert outcome(tmp_path / "run") == outcome(tmp_path / "at once")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_low_precision_goes_on_bit_for_bit(small_config, tmp_path, dtype, monkeypatch):
+    """In fp16 the loss scale begins far too high, and comes down over the first updates: it must be kept, too."""
+    monkeypatch.setattr("minigpt.loss_scale.FIRST", 2.0**34)
+    config = changed(small_config, train={"dtype": dtype})
+    train(config, tmp_path / "whole")
+    rows = RunDir(tmp_path / "whole").metrics
+    overflowed = sum(row.get("overflowed", 0) for row in rows)
+    assert (overflowed > 7) == (dtype == "fp16")
+    assert not any("skipped" in row for row in rows)
+    assert rows[-1]["train_loss"] < rows[0]["val_loss"]
+    for stop in (7, 12):
+        job = prepare_run(config, tmp_path / "halves")
+        stop_after(job, stop)
+        with pytest.raises(KeyboardInterrupt):
+            job.fit()
+    train(config, tmp_path / "halves")
+    assert outcome(tmp_path / "halves") == outcome(tmp_path / "whole")
+
+
+def test_what_is_faster_is_found_out_once(small_config, tmp_path, monkeypatch):
+    config = changed(small_config, train={"dtype": "auto"})
+    monkeypatch.setattr("minigpt.decisions.bf16_gain", lambda shape, rows: 3.0)
+    job = prepare_run(config, tmp_path / "run")
+    stop_after(job, 7)
+    with pytest.raises(KeyboardInterrupt):
+        job.fit()
+    monkeypatch.setattr("minigpt.decisions.bf16_gain", lambda shape, rows: 0.5)
+    train(config, tmp_path / "run")
+    assert RunDir(tmp_path / "run").config.train.dtype == "bf16"
+    assert (
+        "3.0 times as fast as in fp32 (a trial): train.dtype is bf16"
+        in (tmp_path / "run" / "train.log").read_text()
+    )
