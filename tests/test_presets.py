@@ -15,6 +15,7 @@ EXPECTED = {
     "1b": (1020, "minigpt", 524_288),
     "demo": (0.49, "qwen3", 1024),
     "gpt2-124m": (124.5, "gpt2", 524_288),
+    "modern": (114.1, "qwen3", 524_288),
     "mqa-512": (32.3, "llama", 20_480),
     "shakespeare-char": (10.7, "gpt2", 16_384),
     "shakespeare-cpu": (0.80, "gpt2", 768),
