@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from minigpt.errors import UserError
+from minigpt.extras import importing
 from minigpt.tokenizer.cutting import cut_points
 from minigpt.tokenizer.patterns import END_OF_TEXT
 
@@ -137,12 +138,8 @@ class _Zstandard(io.RawIOBase):
     """The content of a .zst file. One that was cut short is refused, where the library would only end early."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
-        try:
+        with importing("data", f"{path}"):
             import zstandard
-        except ImportError:
-            raise UserError(
-                f"{path} is compressed by Zstandard; install what reads it: pip install 'minigpt[data]'"
-            ) from None
         self._library, self._file, self._path = zstandard, file, path
         self._frame: Any = None  # the one under way
         self._unread, self._ready = b"", b""
@@ -398,13 +395,9 @@ def _huge_value(
 
 
 def _read_parquet(path: Path, file: BinaryIO, reading: Reading) -> Iterator[tuple[bool, str]]:
-    try:
+    with importing("data", f"{path}"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError:
-        raise UserError(
-            f"{path} is a Parquet file; install what reads it: pip install 'minigpt[data]'"
-        ) from None
     with contextlib.ExitStack() as stack:
         # Parquet is read from its end, so it is unpacked first.
         if path.suffix.lower() in COMPRESSED:
