@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.config import did_you_mean
-from minigpt.data.formats import Piece, Reading, is_binary
+from minigpt.data.decoding import Reading
+from minigpt.data.formats import Piece, is_binary
 from minigpt.data.python_docs import python_docs
 from minigpt.data.shards import is_token_folder
 from minigpt.data.sources import FileSource, HubSource, Source, grouped
