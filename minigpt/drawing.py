@@ -61,14 +61,14 @@ def linear_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return the powers of ten in a range; where there are fewer than two, also 2 and 5 times each."""
+    """Return the powers of ten in a range; fewer than two: also 2 and 5 times each, then what suits a linear one."""
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     for parts in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         ticks = [float(f"{part}e{power}") for power in powers for part in parts]
         ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
         if len(ticks) >= 2:
             return ticks[:: math.ceil(len(ticks) / 6)]
-    return [low]
+    return linear_ticks(low, high, 3)
 
 
 def short(value: float) -> str:

@@ -1,6 +1,8 @@
 """The optional packages by the extra of `pyproject.toml` that brings them, and what to say where one is missing."""
 
+import contextlib
 import importlib.metadata
+from collections.abc import Generator
 
 from minigpt.errors import UserError
 
@@ -35,6 +37,22 @@ def require(extra: str, wanted_by: str) -> None:
     """
     for package in EXTRAS[extra]:
         if version_of(package) is None:
-            raise UserError(
-                f"{wanted_by} needs the package {package}, which is not installed: {command_for(extra)}"
-            )
+            raise missing(package, wanted_by, command_for(extra))
+
+
+@contextlib.contextmanager
+def importing(extra: str, wanted_by: str) -> Generator[None]:
+    """Say what to do where an import in the block does not find its package.
+
+    Raises:
+        UserError: it names the package and the command that installs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise missing(error.name or extra, wanted_by, command_for(extra)) from None
+
+
+def missing(package: str, wanted_by: str, command: str) -> UserError:
+    """Return the refusal of what needs a package that is not there."""
+    return UserError(f"{wanted_by} needs the package {package}, which is not installed: {command}")

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigpt.config import ModelConfig
+from minigpt.extras import command_for
 from minigpt.model.attention import Cache
 from minigpt.model.families import shape_of
 from minigpt.model.rope import Rotary, rotary_frequencies
@@ -34,9 +35,7 @@ try:
     from transformers.modeling_outputs import CausalLMOutputWithPast
     from transformers.utils.generic import can_return_tuple
 except ImportError as error:
-    raise ImportError(
-        "minigpt.hf needs transformers 5 or newer; install it with: pip install 'minigpt[hf]'"
-    ) from error
+    raise ImportError(f"minigpt.hf needs transformers 5 or newer: {command_for('hf')}") from error
 
 # What the loss of `transformers` takes, and what older releases of it pass although the cache knows.
 LOSS_OPTIONS = {"num_items_in_batch", "ignore_index", "shift_labels"}

@@ -36,7 +36,6 @@ from minigpt.runtime import Runtime, StopSignals, prepare_step
 from minigpt.sampling import generate
 from minigpt.trackers import open_trackers
 
-BASELINE_TOKENS = 1 << 22  # counted for the baselines, at the beginning of each part: a second
 REPORT_SECONDS = 0.2  # a report that takes longer is written at the end alone
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
@@ -237,7 +236,8 @@ class TrainingJob:
                 lambda: self.likelihood(max_tokens=self.config.train.eval_tokens), self._save_halved
             )
             if progress.step == 0 and not self.config.data.stream:
-                progress.row["baselines"] = self._baselines()
+                tokens = self.tokens
+                progress.row["baselines"] = baselines(tokens.train, tokens.val, tokens.tokenizer)
         self.can_halve = False
         if not math.isfinite(found.loss):
             raise self._diverged(progress.step, f"the held-out loss is {found.loss}")
@@ -315,10 +315,6 @@ class TrainingJob:
         """Add how far the last update moved each block, where that was measured; before the row is saved or written."""
         if (ratios := self._ratio.measure()) is not None:
             progress.row["update_ratio"] = ratios
-
-    def _baselines(self) -> dict[str, dict[str, float]]:
-        tokens = self.tokens
-        return baselines(tokens.train, tokens.val, tokens.tokenizer, most=BASELINE_TOKENS)
 
     def write_report(self) -> Path:
         """Write `report.html` from what the run has written so far and return where it is."""

@@ -6,13 +6,13 @@ It begins at ln V, the loss of a model that knows nothing, and must come below 0
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from minigpt import config as settings
-from minigpt.config import RunConfig
+from minigpt.config import OptimConfig, RunConfig
 from minigpt.data.batches import Batch, Batches
 from minigpt.data.prepare import prepare
 from minigpt.data.tokens import Tokens
@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 def overfit(config: RunConfig, say: Say) -> dict[str, Any]:
     """Train on one batch until it is known by heart; return what came of it. Nothing is written.
 
-    Dropout and weight decay are off; the learning rate rises over ten steps to `optim.lr` and stays there.
+    Dropout and weight decay are off; the learning rates rise over ten steps to those of `optim` and stay there.
 
     Args:
         config: the settings of a run.
@@ -59,7 +59,7 @@ def overfit(config: RunConfig, say: Say) -> dict[str, Any]:
     rows, positions = batch[0].ids.shape
     say(
         f"one batch of {rows} x {positions} = {rows * positions} tokens, at most {MOST_STEPS} steps, "
-        f"lr {config.optim.lr:g}"
+        f"{_said(learning_rates(config.optim))}"
     )
     losses = _learn(step, optimizer, batch, config, shape.vocab_size, say)
     knows = math.log(shape.vocab_size)
@@ -69,7 +69,7 @@ def overfit(config: RunConfig, say: Say) -> dict[str, Any]:
         "ln_v": knows,
         "last_loss": losses[-1] if math.isfinite(losses[-1]) else None,
         "steps": len(losses) - 1,
-        "diagnosis": diagnose(losses, config.optim.lr),
+        "diagnosis": diagnose(losses, learning_rates(config.optim)),
     }
 
 
@@ -84,6 +84,12 @@ def one_batch(config: RunConfig, tokens: Tokens) -> list[Batch]:
         streamed=config.data.stream,
     )
     return order.at(0)
+
+
+def learning_rates(optim: OptimConfig) -> dict[str, float]:
+    """Return the learning rates that are in force, by the names of their settings."""
+    rates = {"optim.lr": optim.lr}
+    return rates | {"optim.muon_lr": optim.muon_lr} if optim.name == "muon" else rates
 
 
 def describe_start(loss: float, ids: int) -> str:
@@ -122,12 +128,12 @@ def _learn(
     return losses
 
 
-def diagnose(losses: Sequence[float], lr: float) -> str:
+def diagnose(losses: Sequence[float], rates: Mapping[str, float]) -> str:
     """Return what became of the losses in a sentence or two, with what to try where it went wrong.
 
     Args:
         losses: before each update, in nats per token.
-        lr: the learning rate.
+        rates: the learning rates by the names of their settings.
     """
     first, last = losses[0], losses[-1]
     if last < WANTED:
@@ -135,19 +141,27 @@ def diagnose(losses: Sequence[float], lr: float) -> str:
     failed = (
         f"not learnt by heart: loss {last:.4f} after {len(losses) - 1} steps, wanted below {WANTED}"
     )
+    given, are = _said(rates), "is" if len(rates) == 1 else "are"
     if not math.isfinite(last):
-        return f"{failed}. It diverged: optim.lr = {lr:g} is far too high, or a computation gives infinities"
+        return (
+            f"{failed}. It diverged: {given} {are} far too high, or a computation gives infinities"
+        )
     if max(losses) - min(losses) < 0.01 * first:
         return (
             f"{failed}. It stands still: gradients do not reach the weights, the optimiser does not hold them, or "
-            f"optim.lr = {lr:g} is far too low"
+            f"{given} {are} far too low"
         )
     if last > 0.9 * first:
-        return f"{failed}. It does not stay down: optim.lr = {lr:g} is too high; try {lr / 10:g}"
+        return f"{failed}. It does not stay down: {given} {are} too high; try {_said(rates, 0.1)}"
     before = losses[-1 - len(losses) // 4]
     if last < 0.95 * before:
-        return f"{failed}. It is still falling: optim.lr = {lr:g} is low for this; try {lr * 3:g}"
+        return f"{failed}. It is still falling: {given} {are} low for this; try {_said(rates, 3)}"
     return (
         f"{failed}. It has come to rest above: targets that do not follow from what the model sees (a wrong shift or "
-        f"mask), too few channels, or optim.lr = {lr:g} too high to settle"
+        f"mask), too few channels, or {given} too high to settle"
     )
+
+
+def _said(rates: Mapping[str, float], factor: float = 1.0) -> str:
+    """Return settings of learning rates, each times a factor, in words."""
+    return " and ".join(f"{name} = {rate * factor:g}" for name, rate in rates.items())

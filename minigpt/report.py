@@ -4,34 +4,27 @@ It works for a run that is under way or was broken off, too: what is not there y
 drawn stands in `metrics.jsonl`.
 """
 
-import html
 import json
-import math
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from importlib import resources
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from minigpt import __version__, config
 from minigpt.config import RunConfig
-from minigpt.drawing import Level, Line, Point, bar, chart, spread
+from minigpt.curves import Row, baselines_in, end_of, loss_chart, number_in, small_charts
+from minigpt.drawing import bar, spread
 from minigpt.errors import UserError
 from minigpt.files import read_json, replace_text
 from minigpt.model.size import parameter_count
+from minigpt.page import fill_page, safe
 from minigpt.rundir import RunDir
 from minigpt.verdict import verdict
 
 REPORT = "report.html"
 MOST_SAMPLES = 7
-MOST_BLOCKS = 4  # lines in the chart of blocks: the first, the last, and some between
 SAMPLE_CHARACTERS = 1200
 SAMPLES_BYTES = 1 << 24  # of samples.txt that are read
 PARTS = ("updates", "evaluation", "sampling", "saving")
-DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-
-Row = dict[str, Any]
 
 
 def write_report(run: Path | str, out: Path | None = None) -> Path:
@@ -117,10 +110,10 @@ def page(
         verdict: sentences to begin with.
     """
     parts = [
-        _header(name, settings, rows),
-        f'<p class="verdict">{_safe(verdict)}</p>' if verdict else "",
-        _loss(rows, settings),
-        '<div class="small">' + "".join(_small_charts(rows, settings)) + "</div>",
+        _header(name, settings, rows, facts or {}),
+        f'<p class="verdict">{safe(verdict)}</p>' if verdict else "",
+        loss_chart(rows, settings),
+        '<div class="small">' + "".join(small_charts(rows, settings)) + "</div>",
         _times(rows),
         _samples(samples),
         _settings(settings),
@@ -130,191 +123,73 @@ def page(
     return fill_page(name, "\n".join(part for part in parts if part))
 
 
-def fill_page(title: str, body: str) -> str:
-    """Return a whole page with the style of the house around a body of HTML."""
-    template = (resources.files("minigpt") / "templates" / "page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(title=_safe(title), body=body)
-
-
-def visible(text: str) -> str:
-    """Return a text in which what has no shape has one: control characters as pictures, turns of direction as �.
-
-    >>> visible("a\\x00b\\tc\\x1b[0m")
-    'a␀b\\tc␛[0m'
-    """
-    return "".join(_shape(character) for character in text)
-
-
-def _shape(character: str) -> str:
-    if character in "\n\t" or character.isprintable():
-        return character
-    if character < " ":
-        return chr(0x2400 + ord(character))
-    if character in DIRECTIONS or unicodedata.category(character) in ("Cc", "Cs", "Cn"):
-        return "\ufffd"
-    return character
-
-
-def _safe(text: object) -> str:
-    return html.escape(visible(str(text)))
-
-
 # ---------------------------------------------------------------------------------------------------------- sections
 
 
-def _header(name: str, settings: RunConfig, rows: list[Row]) -> str:
+def _header(name: str, settings: RunConfig, rows: list[Row], facts: dict[str, Any]) -> str:
     model, steps = settings.model, settings.train.steps
     shape = f"{model.n_layer} layers, {model.n_head} heads, {model.n_embd} channels, context {model.block_size:,}"
     if model.vocab_size:
         shape = f"{parameter_count(model):,} parameters: {shape}"
     step = rows[-1]["step"] if rows else 0
-    far = f"{step:,} steps, finished" if steps and step >= steps else f"step {step:,} of {steps:,}"
+    far = f"step {step:,} of {steps:,}"
     if not rows:
         far = "nothing logged yet"
+    elif steps and step >= steps:
+        far = f"{step:,} steps, finished"
+    elif step >= end_of(rows, settings):
+        far += ", ended by train.patience"
     figures = "".join(
-        f"<div><dt>{_safe(label)}</dt><dd>{_safe(value)}</dd></div>"
-        for value, label in _figures(rows)
+        f"<div><dt>{safe(label)}</dt><dd>{safe(value)}</dd></div>"
+        for value, label in _figures(rows, settings, facts)
     )
     return (
-        f"<h1>{_safe(name)}</h1>\n"
-        f'<p class="soft">{_safe(shape)}<br>trained on {_safe(settings.data.source)}; {_safe(far)}</p>\n'
+        f"<h1>{safe(name)}</h1>\n"
+        f'<p class="soft">{safe(shape)}<br>trained on {safe(settings.data.source)}; {safe(far)}</p>\n'
         + (f'<dl class="figures">{figures}</dl>' if figures else "")
     )
 
 
-def _figures(rows: list[Row]) -> Iterator[tuple[str, str]]:
+def _figures(
+    rows: list[Row], settings: RunConfig, facts: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
     """Yield the numbers that a person asks for first, (value, label)."""
     evaluated = [
-        row for row in rows if _number(row, "val_loss") and _number(row, "val_bits_per_byte")
+        row for row in rows if number_in(row, "val_loss") and number_in(row, "val_bits_per_byte")
     ]
     if evaluated:
         best = min(evaluated, key=lambda row: row["val_loss"])
+        held, measured = _tokens_held_out(facts), settings.train.eval_tokens
+        part = f", {_amount(measured)} of {_amount(held)} tokens" if measured < held else ""
         yield (
             f"{best['val_bits_per_byte']:.3f}",
-            f"bits per byte held out, at best (step {best['step']:,})",
+            f"bits per byte held out, at best (step {best['step']:,}{part})",
         )
-        bigram = _baselines(rows).get("bigram")
+        bigram = baselines_in(rows).get("bigram")
         if bigram:
             yield f"{bigram:.3f}", "bits per byte of the guess from the last token"
     if not rows:
         return
     last = rows[-1]
-    if tokens := _number(last, "tokens"):
-        epoch = _number(last, "epoch")
+    if tokens := number_in(last, "tokens"):
+        epoch = number_in(last, "epoch")
         yield _amount(tokens), "tokens trained on" + (f" ({epoch:.2f} epochs)" if epoch else "")
     if seconds := _spent(rows)[0]:
         yield duration(seconds), "in updates"
         if tokens:
             yield _amount(tokens / seconds), "tokens per second, on average"
-    if memory := _number(last, "peak_memory_bytes"):
+    if memory := number_in(last, "peak_memory_bytes"):
         yield f"{memory / 1e9:.2f} GB", "peak memory"
-
-
-def _loss(rows: list[Row], settings: RunConfig) -> str:
-    held = _points(rows, "val_bits_per_byte")
-    scale = next(
-        (row["val_bits_per_byte"] / row["val_loss"] for row in reversed(rows) if _number(row, "val_loss")
-         and _number(row, "val_bits_per_byte")),
-        None,
-    )  # fmt: skip
-    train = [(step, value * (scale or 1)) for step, value in _points(rows, "train_loss")]
-    if not train and not held:
-        return ""
-    levels = [Level(f"{name} {bits:.2f}", bits) for name, bits in _baselines(rows).items()]
-    by_step = {row["step"]: row for row in rows}
-
-    def describe(step: float) -> str:
-        row = by_step[int(step)]
-        words = [f"step {step:,.0f}"]
-        if bits := _number(row, "val_bits_per_byte"):
-            words.append(
-                f"held-out {bits:.4f} bits per byte ({row.get('val_loss', 0):.4f} nats per token)"
-            )
-        if loss := _number(row, "train_loss"):
-            words.append(f"training {loss:.4f} nats per token")
-        return " · ".join(words)
-
-    lines = [
-        Line(f"training {train[-1][1]:.2f}" if train else "", train, "line train"),
-        Line(f"held-out {held[-1][1]:.2f}" if held else "", held, "line held", dots=True),
-    ]
-    pictures = [
-        (style, chart(
-            lines, name="Loss over steps", size=size, right=right, levels=levels, ends_at=settings.train.steps,
-            describe=describe,
-        ))
-        for style, size, right in (("broad", (880, 400), 104), ("narrow", (350, 300), 98))
-    ]  # fmt: skip
-    unit = "bits per byte" if scale else "nats per token"
-    words = f"{unit}, over steps; less is better"
-    if scale:
-        words += f". Here 1 nat per token is {scale:.3f} bits per byte"
-    drawn = "".join(f'<div class="{style}">{picture}</div>' for style, picture in pictures)
-    return f"<h2>Loss</h2>\n{_figure('', words, drawn)}"
-
-
-def _small_charts(rows: list[Row], settings: RunConfig) -> Iterator[str]:
-    """Yield the charts of what drives the run and how fast it goes."""
-    clip = settings.optim.clip
-    charts: list[tuple[str, str, str, dict[str, Any]]] = [
-        ("lr", "Learning rate", "", {"from_zero": True}),
-        (
-            "grad_norm",
-            "Gradient norm",
-            f"before clipping at {clip:g}" if clip else "",
-            {"log": True},
-        ),
-        ("tokens_per_second", "Tokens per second", "updates alone", {"from_zero": True}),
-    ]
-    for key, title, words, options in charts:
-        points = _points(rows, key)
-        values = dict(points)
-        described = _describer(key.replace("_", " "), values)
-        picture = chart(
-            [Line("", points)], name=title, size=(380, 180), ends_at=settings.train.steps, describe=described,
-            **options,
-        )  # fmt: skip
-        if picture:
-            yield _figure(title, words, picture)
-        if key == "grad_norm":
-            yield from _blocks(rows, settings)
-
-
-def _describer(name: str, values: dict[float, float]) -> Callable[[float], str]:
-    return lambda step: f"step {step:,.0f} · {name} {values[step]:,.4g}"
-
-
-def _blocks(rows: list[Row], settings: RunConfig) -> Iterator[str]:
-    """Yield the chart of how far each block moves in an update: some of the blocks, dark where they are deep."""
-    measured = {
-        row["step"]: row["update_ratio"]
-        for row in rows
-        if isinstance(row.get("update_ratio"), list)
-    }
-    blocks = min((len(ratios) for ratios in measured.values()), default=0)
-    if not blocks:
-        return
-    shown = [int(block) for block in spread(range(blocks), MOST_BLOCKS)]
-    lines = [
-        Line(
-            f"block {block}",
-            [(step, ratios[block]) for step, ratios in measured.items()],
-            f"line depth-{round(3 * place / max(1, len(shown) - 1)) if len(shown) > 1 else 3}",
+    if skipped := sum(number_in(row, "skipped") or 0 for row in rows):
+        yield f"{skipped:,}", "updates left out: not finite"
+    spikes = [row for row in rows if number_in(row, "spike_z") and number_in(row, "spike_step")]
+    if spikes:
+        highest = max(spikes, key=lambda row: row["spike_z"])
+        which = "" if len(spikes) == 1 else f" of {len(spikes)}"
+        yield (
+            f"step {highest['spike_step']:,}",
+            f"highest{which} spike{'s' * bool(which)} of the loss",
         )
-        for place, block in enumerate(shown)
-    ]
-
-    def describe(step: float) -> str:
-        ratios = measured[int(step)]
-        return f"step {step:,.0f} · " + " · ".join(f"block {b}: {ratios[b]:.2e}" for b in shown)
-
-    picture = chart(
-        lines, name="Update to weight, by block", size=(380, 180), right=62, ends_at=settings.train.steps, log=True,
-        describe=describe,
-    )  # fmt: skip
-    if picture:
-        words = "change of a block's matrices in one update, over their size; 0.001 is common"
-        yield _figure("Update to weight", words, picture)
 
 
 def _times(rows: list[Row]) -> str:
@@ -338,19 +213,19 @@ def _samples(samples: Sequence[tuple[int, str]]) -> str:
     for step in spread(list(texts), MOST_SAMPLES):
         text = texts[int(step)]
         text = text[:SAMPLE_CHARACTERS] + ("…" if len(text) > SAMPLE_CHARACTERS else "")
-        shown.append(f"<span>step {step:,}</span><pre>{_safe(text)}</pre>")
+        shown.append(f"<span>step {step:,}</span><pre>{safe(text)}</pre>")
     return f'<h2>What it wrote</h2>\n<div class="samples">{"".join(shown)}</div>'
 
 
 def _settings(settings: RunConfig) -> str:
     different = config.changes(RunConfig(), settings)
     first = "".join(
-        f"<tr><td><code>{name}</code></td><td><code>{_safe(_shown(now))}</code></td>"
-        f'<td class="soft"><code>{_safe(_shown(before))}</code></td></tr>'
+        f"<tr><td><code>{name}</code></td><td><code>{safe(_shown(now))}</code></td>"
+        f'<td class="soft"><code>{safe(_shown(before))}</code></td></tr>'
         for name, (before, now) in different.items()
     )
     rest = "".join(
-        f"<tr><td><code>{section}.{key}</code></td><td><code>{_safe(_shown(value))}</code></td></tr>"
+        f"<tr><td><code>{section}.{key}</code></td><td><code>{safe(_shown(value))}</code></td></tr>"
         for section, values in config.to_dict(settings).items()
         for key, value in values.items()
         if f"{section}.{key}" not in different
@@ -365,46 +240,25 @@ def _settings(settings: RunConfig) -> str:
 
 def _data(facts: dict[str, Any]) -> str:
     lines = [
-        f'<tr><td>{name}</td><td class="wide">{_safe(_counted(facts[key]))}</td></tr>'
-        for key, name in (
-            ("source", "source"), ("train", "trained on"), ("val", "held out"), ("vocab_size", "ids"),
-            ("duplicates", "in both parts"), ("fingerprint", "fingerprint"),
+        f'<tr><td>{name}</td><td class="wide">{safe(said(facts[key]))}</td></tr>'
+        for key, name, said in (
+            ("source", "source", _counted), ("train", "trained on", _counted), ("val", "held out", _counted),
+            ("vocab_size", "ids", _counted), ("duplicates", "in both parts", _in_both),
+            ("fingerprint", "fingerprint", _counted),
         )
         if key in facts
     ]  # fmt: skip
     return f"<h2>What it was trained on</h2>\n<table>{''.join(lines)}</table>" if lines else ""
 
 
-def _figure(title: str, words: str, picture: str) -> str:
-    head = f"<b>{_safe(title)}</b><br>" if title else ""
-    return f"<figure><figcaption>{head}<span>{_safe(words)}</span></figcaption>{picture}</figure>"
-
-
 # ----------------------------------------------------------------------------------------------------------- numbers
-
-
-def _number(row: Row, key: str) -> float | None:
-    """Return a number of a row; None where it is absent or something else."""
-    value = row.get(key)
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if good else None
-
-
-def _points(rows: list[Row], key: str) -> list[Point]:
-    return [(row["step"], value) for row in rows if (value := _number(row, key)) is not None]
-
-
-def _baselines(rows: list[Row]) -> dict[str, float]:
-    """Return the bits per byte of each baseline, from the row that has them."""
-    found = next((row["baselines"] for row in rows if isinstance(row.get("baselines"), dict)), {})
-    return {name: float(known["bits_per_byte"]) for name, known in found.items()}
 
 
 def _spent(rows: list[Row]) -> list[float]:
     """Return the seconds spent in each of PARTS."""
     last = rows[-1] if rows else {}
     keys = ("seconds", *(f"{name}_seconds" for name in PARTS[1:]))
-    return [_number(last, key) or 0.0 for key in keys]
+    return [number_in(last, key) or 0.0 for key in keys]
 
 
 def _amount(value: float) -> str:
@@ -449,13 +303,34 @@ def _shown(value: Any) -> str:
 
 
 def _counted(value: Any) -> str:
-    """Return a fact of `data.json` in words: {"tokens": 5000, "documents": 3} as `5,000 tokens, 3 documents`."""
+    """Return a fact of `data.json` in words: {"tokens": 5000, "documents": 1} as `5,000 tokens, 1 document`."""
     if isinstance(value, dict):
         counts = {
             key: known for key, known in value.items() if isinstance(known, int | float) and known
         }
-        return (
-            ", ".join(f"{known:,} {key.replace('_', ' ')}" for key, known in counts.items())
-            or "none"
+        words = (
+            f"{known:,} {key.removesuffix('s') if known == 1 else key}"
+            for key, known in counts.items()
         )
+        return ", ".join(words) or "none"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _in_both(found: Any) -> str:
+    """Return in words what the text to train on and the held-out text have in common."""
+    if not isinstance(found, dict):
+        return str(found)
+    exact, near = number_in(found, "exact") or 0, number_in(found, "near") or 0
+    words = f"{exact:,} documents word for word, {near:,} nearly"
+    if (exact or near) and found.get("dropped") is True:
+        words += ", left out of training"
+    seen, length = number_in(found, "held_out_sequences_seen"), number_in(found, "sequence_length")
+    if seen is not None and length:
+        words += f"; {seen:.1%} of the held-out sequences of {length:,} tokens"
+    return words
+
+
+def _tokens_held_out(facts: dict[str, Any]) -> float:
+    """Return how many tokens `data.json` says are held out; 0 where it does not."""
+    counts = facts.get("val")
+    return (number_in(counts, "tokens") or 0) if isinstance(counts, dict) else 0

@@ -15,6 +15,8 @@ from torch import Tensor
 from minigpt.model.transformer import GPT
 from minigpt.tokenizer import Tokenizer
 
+Pick = Callable[[Tensor, int], int]  # (V,) logits and the number of the new token -> the token
+
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Return (V,) logits with all but the k largest at minus infinity; of equals, those with the smaller ids stay."""
@@ -59,21 +61,20 @@ def draw_at(seed: int, position: int) -> float:
 
 
 @torch.inference_mode()
-def draw_tokens(model: GPT, ids: list[int], pick: Callable[[Tensor, int], int]) -> Iterator[int]:
+def draw_tokens(model: GPT, ids: list[int], pick: Pick, keep: int = 0) -> Iterator[int]:
     """Yield the tokens that go on from `ids` (at least one), without end.
 
     Of a text that is longer than the context, the younger part is seen: when the context is full, its younger half is
     read again and goes on from there.
 
     Args:
-        pick: (V,) logits and the number of the new token -> the token.
+        keep: so many ids at the beginning stay before all that is seen, as a tokenizer's prefix must.
     """
     size, device = model.config.block_size, model.head.weight.device
-    text, new = list(ids), ids[-size:]
-    cache = model.new_cache()
+    text, cache, new = list(ids), model.new_cache(), ids[:keep] + ids[keep:][keep - size :]
     while True:
         if cache.length + len(new) > size:
-            cache, new = model.new_cache(), text[-max(1, size // 2) :]
+            cache, new = model.new_cache(), ids[:keep] + text[keep:][-max(1, size // 2 - keep) :]
         logits = model(torch.tensor([new], device=device), cache=cache)[0, -1]  # (V,)
         token = pick(logits.float().cpu(), len(text) - len(ids))
         yield token
@@ -103,9 +104,9 @@ def stream(
         return choose(known, temperature, top_k, top_p, draw_at(seed, position))
 
     ids = [*tokenizer.prefix, *tokenizer.encode(prompt)] or [tokenizer.eos_id or 0]
-    text, training = tokenizer.stream(), model.training
+    text, training, keep = tokenizer.stream(), model.training, len(tokenizer.prefix)
     try:
-        for token in islice(draw_tokens(model.eval(), ids, pick), max_tokens):
+        for token in islice(draw_tokens(model.eval(), ids, pick, keep), max_tokens):
             if token == tokenizer.eos_id:
                 break
             yield text.push(token)

@@ -35,10 +35,11 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> Verdict:
     rows = list(rows)
     held_out, trained = _curve(rows, "val_loss"), _curve(rows, "train_loss")
     if len(held_out) < FEWEST:
+        evaluations = "1 evaluation" if len(held_out) == 1 else f"{len(held_out)} evaluations"
         return Verdict(
             "too early",
             held_out[-1][0] if held_out else 0,
-            f"verdict: too early to tell: {len(held_out)} evaluations, {FEWEST} are needed; "
+            f"verdict: too early to tell: {evaluations}, {FEWEST} are needed; "
             "take a smaller train.eval_every or train longer",
         )
     step, lowest = min(held_out, key=lambda point: point[1])

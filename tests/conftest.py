@@ -1,8 +1,10 @@
 """What several tests stand on: a cache of their own, small texts, small shapes."""
 
+import importlib
 import json
 import os
 import random
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -42,6 +44,23 @@ def shared(name: str) -> Path:
     if not (SHARED_DATA / name).exists():
         pytest.skip(f"needs {name} in the folder of shared data")
     return SHARED_DATA / name
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Return a real browser; on a machine without one a test that needs it skips, but not in CI."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if "CI" not in os.environ:
+        pytest.importorskip("playwright")
+        if path is None:
+            pytest.skip("needs Chromium (apt-get install chromium)")
+    library = importlib.import_module("playwright.sync_api")
+    # The switches keep it from asking its maker for anything by itself.
+    switches = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]  # fmt: skip
+    with library.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=switches)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -155,7 +155,8 @@ def test_without_transformers_its_name_is_said(tmp_path, monkeypatch):
     make("mistral", tmp_path)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(
-        UserError, match=r"a mistral model, .* through transformers; pip install 'minigpt\[hf\]'"
+        UserError,
+        match=r"the mistral model in .* the package transformers, .*: pip install 'minigpt\[hf\]'",
     ):
         load_both(tmp_path)
 

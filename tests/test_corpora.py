@@ -14,7 +14,7 @@ import pytest
 
 from minigpt.data import corpora, sources
 from minigpt.data.corpora import Download, open_source, read_pieces, reopen
-from minigpt.data.formats import Reading
+from minigpt.data.decoding import Reading
 from minigpt.errors import UserError
 
 from .test_download import deaf, serving

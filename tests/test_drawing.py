@@ -92,6 +92,7 @@ def test_ticks_are_few_round_and_inside(low, high):
 def test_ticks_of_a_log_axis_are_powers_where_there_is_room_for_them():
     assert log_ticks(1e-4, 1.0) == [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
     assert log_ticks(0.3, 3.0) == [0.5, 1.0, 2.0]
+    assert log_ticks(1.52, 1.98) == [1.6, 1.8]
     assert Axis(1.0, 1.0, 0, 10).ticks() == [1.0]
 
 

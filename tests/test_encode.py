@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from minigpt.data import encode
+from minigpt.data.decoding import Reading
 from minigpt.data.encode import PartJob, read_part, write_part
-from minigpt.data.formats import Reading
 from minigpt.data.sources import FileSource
 from minigpt.data.split import Place, Split
 from minigpt.data.tokens import tokens_of_text

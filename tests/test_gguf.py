@@ -237,6 +237,6 @@ def test_without_the_library_its_name_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     monkeypatch.delitem(sys.modules, "minigpt.interop.gguf")
     with pytest.raises(
-        UserError, match=r"needs the package gguf; .* pip install 'minigpt\[gguf\]'"
+        UserError, match=r"needs the package gguf, .* pip install 'minigpt\[gguf\]'"
     ):
         importlib.import_module("minigpt.interop.gguf")

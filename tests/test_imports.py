@@ -14,8 +14,8 @@ PACKAGE = Path(minigpt.__file__).parent
 ORDER = [
     ["errors", "machine"], ["extras", "files"], ["config", "progress"], ["download"], ["tokenizer"], ["data"],
     ["model"], ["loss_scale"], ["loss", "optim"], ["runtime"], ["decisions"],
-    ["rundir", "place", "trackers", "verdict"], ["log"], ["drawing"], ["report"], ["sampling"], ["interop"],
-    ["evaluate"], ["guard"], ["fit"], ["job"], ["trial"], ["pretrain"],
+    ["rundir", "place", "trackers", "verdict"], ["log"], ["drawing", "page"], ["curves"], ["report"], ["sampling"],
+    ["interop"], ["evaluate"], ["guard"], ["fit"], ["job"], ["trial"], ["pretrain"],
     ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["cli"], ["__main__"],
 ]  # fmt: skip
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}

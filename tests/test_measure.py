@@ -6,6 +6,7 @@ import pytest
 from minigpt.errors import UserError
 from minigpt.evaluate.measure import as_table, measure, tokens_of
 from minigpt.pretrain import train
+from minigpt.rundir import RunDir
 
 from .test_pretrain import changed
 
@@ -21,6 +22,27 @@ def test_the_whole_held_out_part_is_measured_beside_its_baselines(run):
     assert list(found["baselines"]) == ["uniform", "unigram", "bigram"]
     assert found["loss"] < found["baselines"]["uniform"]["loss"]
     assert measure(run)["loss"] == found["loss"]
+
+
+def test_a_run_says_and_eval_measures_the_same(small_config, tmp_path, capsys, monkeypatch):
+    """Loss and baselines, on a text of which only the beginning is counted, in windows as long as the run's own."""
+    monkeypatch.setattr("minigpt.evaluate.measure.LONGEST_WINDOW", 5)
+    monkeypatch.setattr("minigpt.evaluate.baselines.MOST_COUNTED", 100)
+    run = train(small_config, tmp_path / "run")
+    said = float(capsys.readouterr().err.split("held-out loss ")[1].split()[0])
+    found = measure(run)
+    assert abs(found["loss"] - said) < 1e-4
+    assert found["baselines"] == RunDir(run).metrics[0]["baselines"]
+
+
+def test_a_model_of_others_is_measured_in_windows_of_a_common_length(run, tmp_path, monkeypatch):
+    foreign = tmp_path / "foreign"
+    shutil.copytree(run, foreign, ignore=shutil.ignore_patterns("run.toml", "checkpoints"))
+    tokens = tokens_of(run).val[:]
+    whole = measure(foreign, lambda tokenizer: tokens)
+    assert whole["loss"] == pytest.approx(measure(run)["loss"])
+    monkeypatch.setattr("minigpt.evaluate.measure.LONGEST_WINDOW", 5)
+    assert measure(foreign, lambda tokenizer: tokens)["loss"] > whole["loss"]
 
 
 def test_a_run_is_measured_as_it_was_trained(small_config, tmp_path, capsys):

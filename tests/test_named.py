@@ -15,7 +15,7 @@ import tiktoken.load
 from minigpt.errors import UserError
 from minigpt.files import cache_folder
 from minigpt.tokenizer import cutting, find_tokenizer, named, vocabulary_size
-from minigpt.tokenizer.fast import BYTES_BY_NAME
+from minigpt.tokenizer.content import BYTES_BY_NAME
 from minigpt.tokenizer.patterns import END_OF_TEXT
 
 from .conftest import shared

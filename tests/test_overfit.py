@@ -75,13 +75,27 @@ def test_targets_that_do_not_follow_are_diagnosed(small_config, said, monkeypatc
         ([4.0, math.inf], "It diverged"),
         ([4.0, math.nan], "It diverged"),
         ([4.0] * 50, "It stands still"),
-        ([4.0, 3.0, 5.0, 6.0, 4.5], "It does not stay down: optim.lr = 1 is too high; try 0.1"),
+        (
+            [4.0, 3.0, 5.0, 6.0, 4.5],
+            "It does not stay down: optim.lr = 1 is too high; try optim.lr = 0.1",
+        ),
         ([4.0 - i / 100 for i in range(200)], "It is still falling: optim.lr = 1 is low"),
         ([4.0] + [1.0] * 50, "come to rest above"),
     ],
 )
 def test_losses_are_told_apart(losses, words):
-    assert words in diagnose(losses, 1.0)
+    assert words in diagnose(losses, {"optim.lr": 1.0})
+
+
+def test_a_run_by_muon_is_told_of_both_learning_rates(small_config, said, monkeypatch):
+    monkeypatch.setattr("minigpt.overfit.MOST_STEPS", 30)
+    optim = {"name": "muon", "lr": 1e-5, "muon_lr": 1e-4}
+    found = overfit(changed(small_config, optim=optim), said.append)
+    both = "optim.lr = 1e-05 and optim.muon_lr = 0.0001"
+    assert f"{both} are" in found["diagnosis"]
+    assert any(line.endswith(both) for line in said)
+    rates = {"optim.lr": 1.0, "optim.muon_lr": 2.0}
+    assert "try optim.lr = 0.1 and optim.muon_lr = 0.2" in diagnose([4, 3, 5, 6, 4.5], rates)
 
 
 def test_a_first_loss_far_from_ln_v_is_warned_of():

@@ -6,11 +6,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from minigpt import drawing, report
+from minigpt import curves, drawing, report
 from minigpt.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_toml
 from minigpt.errors import UserError
 from minigpt.pretrain import train
-from minigpt.report import fill_page, read_rows, read_samples, visible, write_report
+from minigpt.report import read_rows, read_samples, write_report
 from minigpt.verdict import verdict
 
 EMPTY = {"meta", "br", "hr", "img", "link", "input"}
@@ -152,10 +152,6 @@ def test_text_of_others_is_shown_and_never_run(run):
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", text)
 
 
-def test_a_template_leaves_dollars_of_the_text_alone():
-    assert "$body $title $5" in fill_page("t", "$body $title $5")
-
-
 def test_a_run_under_way_is_drawn_to_where_it_is(run):
     write_rows(run, row(0), row(10), row(20), end='{"step": 30, "train_lo')
     text, page = made(run)
@@ -198,7 +194,7 @@ def test_thousands_of_rows_are_thinned(run):
     assert len(text) < 400_000
     assert len(titles(text)) <= drawing.MOST_STEPS * 6 + 4
     assert "block 47" in text
-    assert text.count(">block ") == report.MOST_BLOCKS
+    assert text.count(">block ") == curves.MOST_BLOCKS
 
 
 def test_a_damaged_line_is_named_and_a_cut_last_one_forgiven(run):
@@ -217,10 +213,6 @@ def test_samples_are_read_by_step(tmp_path):
     assert read_samples(path) == []
     path.write_text("--- step 0\na\n\nb\n\n--- step 0\nsecond\n\n--- step 5\n--- step x\n\n")
     assert read_samples(path) == [(0, "a\n\nb"), (5, "")]
-
-
-def test_control_characters_get_a_shape():
-    assert visible("a\x00\x7f\x85\u202eb\tc\né€\u200d") == "a␀\ufffd\ufffd\ufffdb\tc\né€\u200d"
 
 
 def test_differences_from_the_defaults_come_first(run):
@@ -257,3 +249,37 @@ def test_a_run_leaves_its_report(small_config, tmp_path, capsys):
     assert any(text.startswith("bigram ") for text in page.texts)
     assert "block 1" in page.texts
     assert "sampling" in page.texts
+
+
+def test_what_the_guard_saw_is_told(run):
+    seen = {"skipped": 2, "spike_step": 7, "spike_z": 9.0}
+    write_rows(run, row(0), row(10, **seen), row(20, spike_step=12, spike_z=7.0))
+    _, page = made(run)
+    assert "updates left out: not finite" in page.texts
+    assert "step 7" in page.texts
+    assert "highest of 2 spikes of the loss" in page.texts
+
+
+def test_it_says_on_how_much_of_the_held_out_part_it_was_measured(run):
+    write_rows(run, row(0, val_loss=4.0, val_bits_per_byte=2.0))
+    for tokens, words in ((40_000, "(step 0)"), (1_000_000, "(step 0, 50 k of 1 M tokens)")):
+        (run / "data.json").write_text(json.dumps({"val": {"tokens": tokens}}))
+        assert f"bits per byte held out, at best {words}" in made(run)[1].texts
+
+
+def test_what_both_parts_share_is_said_in_words(run):
+    shared = {"exact": 1, "near": 0, "held_out_sequences_seen": 0.0325, "sequence_length": 32}
+    (run / "data.json").write_text(
+        json.dumps({"duplicates": shared | {"dropped": True}, "train": {"documents": 1}})
+    )
+    _, page = made(run)
+    words = "1 documents word for word, 0 nearly, left out of training; 3.2% of the held-out sequences of 32 tokens"
+    assert words in page.texts
+    assert "1 document" in page.texts
+
+
+def test_a_run_that_ran_out_of_patience_has_ended(run):
+    settings = RunConfig(train=TrainConfig(steps=200, patience=1))
+    (run / "run.toml").write_text(to_toml(settings))
+    write_rows(run, *(row(n * 10, val_loss=4.0, val_bits_per_byte=2.0) for n in range(2)))
+    assert "step 10 of 200, ended by train.patience" in made(run)[1].text

@@ -65,23 +65,39 @@ def test_filters_work_together():
 
 
 @torch.no_grad()
-def uncached(made, ids, count):
+def uncached(made, ids, count, prefix):
     """Return the greedy continuation without a cache, with the window that `draw_tokens` documents."""
-    text, begin, size = list(ids), max(0, len(ids) - made.config.block_size), made.config.block_size
+    text, room = list(ids), made.config.block_size - len(prefix)
+    begin = max(0, len(ids) - room)
     for _ in range(count):
-        if len(text) - begin > size:
-            begin = len(text) - size // 2
-        text.append(int(made(torch.tensor([text[begin:]]))[0, -1].argmax()))
+        if len(text) - begin > room:
+            begin = len(text) - made.config.block_size // 2 + len(prefix)
+        text.append(int(made(torch.tensor([prefix + text[begin:]]))[0, -1].argmax()))
     return text[len(ids) :]
 
 
 @pytest.mark.parametrize("position", ["rope", "learned"])
 @pytest.mark.parametrize("length", [1, 5, 12, 20])
-def test_text_past_the_context_is_that_of_the_model_without_a_cache(position, length):
+@pytest.mark.parametrize("prefix", [[], [7], [7, 8]], ids=len)
+def test_text_past_the_context_is_that_of_the_model_without_a_cache(position, length, prefix):
     made = model(position=position)
     ids = [i % 29 for i in range(length)]
-    drawn = draw_tokens(made, ids, lambda logits, position: int(logits.argmax()))
-    assert [next(drawn) for _ in range(30)] == uncached(made, ids, 30)
+    pick = lambda logits, position: int(logits.argmax())  # noqa: E731
+    drawn = draw_tokens(made, prefix + ids, pick, keep=len(prefix))
+    assert [next(drawn) for _ in range(30)] == uncached(made, ids, 30, prefix)
+
+
+def test_what_a_tokenizer_puts_before_a_text_is_seen_from_the_first_window_to_the_last():
+    made, tokenizer = biased(3), char_tokenizer([chr(97 + i) for i in range(26)])
+    tokenizer.prefix = [7]
+    seen = []
+    made.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].tolist()))
+    assert generate(made, tokenizer, "b" * 20, max_tokens=40) == "d" * 40
+    windows = [ids for ids in seen if len(ids) > 1]
+    assert len(windows) > 4
+    assert all(ids[0] == 7 and ids[1:] for ids in windows)
+    generate(made, tokenizer, "", max_tokens=1)
+    assert seen[-1] == [7]
 
 
 def test_the_same_seed_draws_the_same_text():

@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from minigpt.data import sources
-from minigpt.data.formats import Reading
+from minigpt.data.decoding import Reading
 from minigpt.data.sources import FileSource, HubReader, HubSource, grouped
 from minigpt.errors import UserError, first_line
 from minigpt.tokenizer import cutting

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from minigpt.data.formats import Reading
+from minigpt.data.decoding import Reading
 from minigpt.data.sources import FileSource
 from minigpt.data.split import Place, Share, Split, after, as_json, from_json, limited, survey
 from minigpt.errors import UserError

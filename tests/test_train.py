@@ -2,9 +2,10 @@ import dataclasses
 
 import pytest
 
-from minigpt.bench.train import CHARACTERS, bench_train, ours, sized, transformers_gpt2
+from minigpt.bench.train import CHARACTERS, WARM_UP, bench_train, ours, sized, transformers_gpt2
 from minigpt.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_dict
 from minigpt.errors import UserError
+from minigpt.guard import Guard
 from minigpt.model.size import training_flops_per_token
 
 SMALL = RunConfig(
@@ -29,6 +30,20 @@ def test_a_step_is_timed(way):
     assert 0 < found.seconds < 1
     assert found.peak_bytes > 1e7
     assert found.flops_per_second > 1e8
+
+
+def test_our_step_is_guarded_as_that_of_a_run(monkeypatch):
+    looks = []
+
+    class Counted(Guard):
+        def look(self, memory, step, losses):
+            looks.append(len(losses))
+            return super().look(memory, step, losses)
+
+    monkeypatch.setattr("minigpt.bench.train.Guard", Counted)
+    ours(to_dict(sized(SMALL, print)), 0.05)
+    assert len(looks) > WARM_UP
+    assert set(looks) == {1}  # on a CPU after each update, as TrainingJob.report has it
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ import tiktoken
 from minigpt import machine
 from minigpt.bench.rows import Row, row
 from minigpt.data.corpora import open_source, read_pieces
-from minigpt.data.formats import Reading
+from minigpt.data.decoding import Reading
 from minigpt.data.split import Place, limited
 from minigpt.errors import UserError
 from minigpt.tokenizer import Tokenizer, bpe_tokenizer, find_tokenizer

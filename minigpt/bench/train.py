@@ -22,6 +22,7 @@ from minigpt.decisions import decide
 from minigpt.errors import UserError
 from minigpt.extras import require
 from minigpt.fit import update
+from minigpt.guard import Guard
 from minigpt.loss import TrainStep
 from minigpt.model.size import training_flops_per_token, with_vocabulary
 from minigpt.model.transformer import GPT
@@ -101,7 +102,7 @@ def sized(config: RunConfig, say: Say) -> RunConfig:
 
 
 def ours(settings: dict[str, Any], seconds: float) -> Measured:
-    """Measure our step: loss, backward, clipping, optimiser."""
+    """Measure our step as a run does it: loss, backward, clipping, optimiser, and the guard that watches them."""
     config = from_dict(settings, "the benchmark")
     runtime = start_runtime(config.train)
     torch.manual_seed(0)
@@ -110,7 +111,21 @@ def ours(settings: dict[str, Any], seconds: float) -> Measured:
     for group in optimizer.param_groups:
         group["lr"] = config.optim.lr
     batches = _batches(config, runtime)
-    return _measure(lambda: update(step, optimizer, batches, config.optim.clip), runtime, seconds)
+    guard = Guard(
+        optimizer,
+        step.model.named_parameters(),
+        on_device=runtime.device.type == "cuda",
+        loss_scale=step.loss_scale,
+    )
+    memory, losses = {}, []
+
+    def guarded() -> None:
+        losses.append(update(step, optimizer, batches, config.optim.clip)[0])
+        if guard.waits or len(losses) == config.train.log_every:
+            list(guard.look(memory, 0, losses))
+            losses.clear()
+
+    return _measure(guarded, runtime, seconds)
 
 
 def transformers_gpt2(settings: dict[str, Any], seconds: float) -> Measured:

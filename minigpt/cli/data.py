@@ -149,7 +149,7 @@ def tokenizer_train(
         raise UserError(f"--out is {out}; wanted a folder, or a file called tokenizer.json in one")
     refuse_file(out.parent if out.name == "tokenizer.json" else out)
     from minigpt.data.corpora import open_source
-    from minigpt.data.formats import Reading
+    from minigpt.data.decoding import Reading
     from minigpt.data.learn import train_tokenizer
 
     text = open_source(source, Reading(field=field, errors=errors), together=limit_bytes > 0)

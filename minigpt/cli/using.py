@@ -46,7 +46,8 @@ def sample(
             "the prompt is not UTF-8; set the terminal to UTF-8, or pass it with --prompt -"
         )
     model, tokenizer = load_both(run)
-    length, context = len(tokenizer.encode(settings.prompt)), model.config.block_size
+    length = len(tokenizer.encode(settings.prompt))
+    context = model.config.block_size - len(tokenizer.prefix)
     if length > context:
         say(f"the prompt has {length} tokens; the model sees the last {context} of them")
     texts = []

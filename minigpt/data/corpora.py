@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.config import did_you_mean
-from minigpt.data.formats import Piece, Reading, is_binary
+from minigpt.data.decoding import Reading
+from minigpt.data.formats import Piece, is_binary
 from minigpt.data.python_docs import python_docs
 from minigpt.data.shards import is_token_folder
 from minigpt.data.sources import FileSource, HubSource, Source, grouped
 from minigpt.download import download
 from minigpt.errors import UserError, first_line
+from minigpt.extras import importing
 from minigpt.files import cache_folder, place_of, replacing
 
 STANDARD_INPUT = "-"
@@ -180,13 +182,9 @@ def open_hub(name: str, reading: Reading, *, together: bool = False) -> HubSourc
     where, _, config = name.removeprefix(HUB).partition(":")
     if not where:
         raise UserError(f"{name} names no data set; pass hf:OWNER/NAME, or hf:OWNER/NAME:CONFIG")
-    try:
+    with importing("data", name):
         import datasets
         import datasets.exceptions
-    except ImportError:
-        raise UserError(
-            f"{name} is streamed by the library datasets; install it: pip install 'minigpt[data]'"
-        ) from None
     # Its warnings of each retry say less than our sentence.
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
     try:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from minigpt.data.preparation import go_on
 from minigpt.errors import UserError
+from minigpt.extras import importing, missing
 
 Executor = Literal["local", "slurm", "ray"]
 LOGS = "logs"  # datatrove's, beside the folder of the tokens
@@ -46,18 +47,14 @@ def run_tasks(folder: Path, workers: int, tasks: Tasks) -> bool:
     Raises:
         UserError: datatrove (or Ray) is not installed, or SLURM lacks a partition.
     """
-    try:
+    with importing("scale", f"--executor {tasks.executor}"):
         from datatrove import executor as executors
-    except ImportError:
-        raise UserError(
-            "--executor runs tasks by datatrove; install it: pip install 'minigpt[scale]'"
-        ) from None
     folder = folder.resolve()
     logs = folder.with_name(f"{folder.name}-{LOGS}")
     pipeline: Any = [_Step(folder)]
     if tasks.executor != "slurm":
         if tasks.executor == "ray" and importlib.util.find_spec("ray") is None:
-            raise UserError("--executor ray needs Ray; install it: pip install ray")
+            raise missing("ray", "--executor ray", "pip install ray")
         made = {"local": executors.LocalPipelineExecutor, "ray": executors.RayPipelineExecutor}
         at_once = min(tasks.number, workers)
         made[tasks.executor](

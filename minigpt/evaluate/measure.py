@@ -22,7 +22,7 @@ from minigpt.rundir import RunDir
 from minigpt.runtime import prepare_step, start_runtime
 from minigpt.tokenizer import Tokenizer
 
-LONGEST_WINDOW = 2048  # tokens
+LONGEST_WINDOW = 2048  # tokens: what people compare models of others at
 TOKENS_AT_ONCE = 32_768
 
 
@@ -31,7 +31,8 @@ def measure(
 ) -> dict[str, Any]:
     """Return loss, perplexity, bits per byte and character, tokens, seconds, and baselines where there are some.
 
-    Of a context of more than 2,048 tokens, so many are used.
+    A run is measured in windows of the context that it was trained in, as it measures itself; any other model in those
+    of its context, but of at most 2,048 tokens.
 
     Args:
         run: what `minigpt.load` takes: a run directory, one of its checkpoints, a Hugging Face directory, a file.
@@ -43,7 +44,8 @@ def measure(
         UserError: nothing to load, no text to measure on, or weights that are not numbers.
     """
     model, tokenizer = load_both(run)
-    config = RunDir(_run_of(run)).config if (_run_of(run) / "run.toml").is_file() else RunConfig()
+    is_run = (_run_of(run) / "run.toml").is_file()
+    config = RunDir(_run_of(run)).config if is_run else RunConfig()
     settings = TrainConfig(device=device, dtype=config.train.dtype)
     step = prepare_step(TrainStep(model), start_runtime(settings), settings)
     if text is None:
@@ -52,8 +54,7 @@ def measure(
     else:
         val, compared = TokenSequence([text(tokenizer)]), {}
     separator = tokenizer.eos_id if config.data.documents == "separate" else None
-    # A model with a long context is measured in windows of the length that people compare at, and few at a time.
-    context = min(model.config.block_size, LONGEST_WINDOW)
+    context = model.config.block_size if is_run else min(model.config.block_size, LONGEST_WINDOW)
     at_once = max(1, min(32, TOKENS_AT_ONCE // context))
     found = evaluate(step, val, tokenizer, separator=separator, context=context, batch_size=at_once)
     if not math.isfinite(found.loss):

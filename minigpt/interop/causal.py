@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from minigpt.config import ModelConfig
 from minigpt.errors import UserError, first_line, plain
+from minigpt.extras import importing
 from minigpt.model.attention import Cache
 from minigpt.model.transformer import GPT
 from minigpt.tokenizer import Tokenizer
@@ -118,12 +119,8 @@ def load_causal(folder: Path, model_type: str) -> tuple[CausalLM, Tokenizer]:
     Raises:
         UserError: `transformers` is not there, does not know the model as a causal one, or finds it damaged.
     """
-    try:
+    with importing("hf", f"the {model_type} model in {folder}"):
         import transformers
-    except ImportError:
-        raise UserError(
-            f"{folder} holds a {model_type} model, which is used through transformers; pip install 'minigpt[hf]'"
-        ) from None
     with _refusing(folder):
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         auto: Any = transformers.AutoModelForCausalLM

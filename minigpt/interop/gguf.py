@@ -17,6 +17,7 @@ from torch import Tensor
 
 from minigpt.config import ModelConfig
 from minigpt.errors import UserError
+from minigpt.extras import importing
 from minigpt.files import replacing
 from minigpt.interop.gguf_reader import Settings, StoredTensor, read_header
 from minigpt.interop.gguf_shape import FREQUENCIES, family_for_llama_cpp, settings_of, shape_in
@@ -27,12 +28,8 @@ from minigpt.model.transformer import GPT
 from minigpt.model.weights import Tensors
 from minigpt.tokenizer import Tokenizer
 
-try:
+with importing("gguf", "GGUF"):
     import gguf
-except ModuleNotFoundError:
-    raise UserError(
-        "reading and writing GGUF needs the package gguf; install it with: pip install 'minigpt[gguf]'"
-    ) from None
 
 NumberType = Literal["f32", "f16", "bf16", "q8_0"]
 _Kind = gguf.GGMLQuantizationType

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.errors import UserError, first_line
+from minigpt.extras import importing
 from minigpt.files import cache_folder, expanded, read_json
 from minigpt.interop.causal import load_causal
 from minigpt.interop.pth import ENDINGS, read_checkpoint
@@ -114,12 +115,8 @@ def download_model(name: str) -> Path:
     Raises:
         UserError: it cannot be reached, or `huggingface_hub` is not there.
     """
-    try:
+    with importing("hf", f"hf:{name}"):
         import huggingface_hub
-    except ImportError:
-        raise UserError(
-            f"hf:{name} is fetched by huggingface_hub; pip install 'minigpt[hf]'"
-        ) from None
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise UserError(f"hf:{name} names no model; wanted hf:OWNER/NAME")
     folder = cache_folder() / "models" / name.replace("/", "--")

@@ -12,11 +12,10 @@ import codecs
 import hashlib
 import json
 import os
-import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +29,14 @@ from minigpt.files import read_json, replace_json, replace_text
 from minigpt.tokenizer.bpe import BPE, Pair
 from minigpt.tokenizer.char import CharTable
 from minigpt.tokenizer.checks import check_added, check_before, check_content, check_ids, refusing
+from minigpt.tokenizer.content import (
+    BYTE_NAMES,
+    BYTES_BY_NAME,
+    kind_of,
+    pattern_of,
+    pre_tokenizer,
+    prefix_of,
+)
 from minigpt.tokenizer.cutting import pieces_of
 from minigpt.tokenizer.patterns import CHAT_TOKENS, END_OF_TEXT, PATTERNS
 
@@ -59,10 +66,10 @@ class Tokenizer:
         check_content(content, vocabulary)
         self.specials = {t["content"]: t["id"] for t in content["added_tokens"] if t["special"]}
         self.eos_id = self.specials.get(eos)
-        self.prefix = _prefix_of(content, vocabulary.values())
+        self.prefix = prefix_of(content, vocabulary.values())
         self.pieces = [b""] * (max(vocabulary.values()) + 1)
         added = {token["content"] for token in content["added_tokens"]}
-        self.kind, to_bytes = _kind_of(content)
+        self.kind, to_bytes = kind_of(content)
         if self.kind == "char":
             self._table = CharTable({n: i for n, i in vocabulary.items() if n not in added})
         try:
@@ -141,7 +148,7 @@ class Tokenizer:
     @cached_property
     def bulk(self) -> dict[str, Any] | None:
         """What `tiktoken.Encoding` is made from to be the same BPE, or None where it could give other ids."""
-        pattern = _pattern_of(self._content)
+        pattern = pattern_of(self._content)
         if self.kind != "bpe" or pattern is None:
             return None
         added = {token["content"] for token in self._content["added_tokens"]}
@@ -247,7 +254,7 @@ def bpe_tokenizer(merges: Sequence[Pair], pattern: str = "gpt2") -> Tokenizer:
     """Return the tokenizer of these merges, with the end-of-text and the chat tokens reserved."""
     specials = (END_OF_TEXT, *CHAT_TOKENS)
     oracle = BPE(merges, pattern=pattern)
-    names = ["".join(_BYTE_NAMES[byte] for byte in piece) for piece in oracle.pieces]
+    names = ["".join(BYTE_NAMES[byte] for byte in piece) for piece in oracle.pieces]
     backend = tokenizers.Tokenizer(
         models.BPE(
             vocab={name: i for i, name in enumerate(names)},
@@ -258,18 +265,6 @@ def bpe_tokenizer(merges: Sequence[Pair], pattern: str = "gpt2") -> Tokenizer:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(name, special=True) for name in specials])
     return Tokenizer(backend)
-
-
-def pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:
-    """Return what cuts text by a pattern in the `tokenizers` library."""
-    if pattern == "gpt2":
-        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    return pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(PATTERNS[pattern]), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
 
 
 def char_tokenizer(characters: Sequence[str], *, ends: bool = True) -> Tokenizer:
@@ -290,113 +285,3 @@ def _end_named_in(file: Path) -> str:
             f"{file} has an eos_token without a name; wanted the name of a special token, or null for {END_OF_TEXT}"
         )
     return name
-
-
-def _kind_of(content: dict[str, Any]) -> tuple[str, Callable[[str], bytes]]:
-    """Return the kind of tokenizer that a `tokenizer.json` describes, and what turns its pieces into bytes.
-
-    Raises:
-        UserError: pieces that do not add up to the text.
-    """
-    model, decoder = content["model"]["type"], json.dumps(content["decoder"])
-    if model == "WordLevel":
-        return "char", str.encode
-    if model == "BPE" and "ByteLevel" in decoder:
-        if "ByteLevel" not in json.dumps([content["pre_tokenizer"], content["normalizer"]]):
-            raise UserError(
-                "this tokenizer.json has a ByteLevel decoder, but no ByteLevel pre_tokenizer, without which characters "
-                "are lost; wanted both"
-            )
-        return "bpe", _bytes_of
-    if model in ("BPE", "Unigram") and ("Metaspace" in decoder or "\\u2581" in decoder):
-        return "other", _bytes_of_sentencepiece
-    raise UserError(
-        f"this tokenizer.json is of type {model} with the decoder {(content['decoder'] or {}).get('type')}; wanted a "
-        "byte-level BPE, single characters, or SentencePiece's with ▁ for a space"
-    )
-
-
-def _prefix_of(content: dict[str, Any], known: Collection[int]) -> list[int]:
-    """Return the ids that a `tokenizer.json` puts before every text; all must be among those `known`."""
-    outer = content["post_processor"] or {}
-    ids: list[int] = []
-    for part in outer.get("processors", [outer]):
-        if "cls" in part:  # as BERT and RoBERTa have it: a token and its id
-            ids.append(part["cls"][1])
-        if "single" in part:
-            ids += _prefix_in(part["single"], part["special_tokens"])
-    if unknown := [i for i in ids if i not in known]:
-        raise UserError(
-            f"this tokenizer.json puts the id {unknown[0]} before a text, but has no piece with that id; "
-            "wanted the ids of special tokens in its post_processor"
-        )
-    return ids
-
-
-def _prefix_in(template: list[dict[str, Any]], specials: dict[str, Any]) -> list[int]:
-    """Return the ids of the special tokens with which a template of a post_processor begins."""
-    if sum("Sequence" in item for item in template) != 1:
-        raise UserError(
-            "this tokenizer.json has a post_processor whose template does not hold the text once; wanted it once, "
-            "with special tokens before or after it"
-        )
-    begin = takewhile(lambda item: "SpecialToken" in item, template)
-    names = [item["SpecialToken"]["id"] for item in begin]
-    if unknown := [name for name in names if name not in specials]:
-        raise UserError(
-            f"this tokenizer.json has {unknown[0]!r} in the template of its post_processor, but not among the "
-            "special_tokens there; wanted each with its ids"
-        )
-    return [i for name in names for i in specials[name]["ids"]]
-
-
-# What a model of `tokenizers` may do beyond merging.
-_UNUSUAL = (
-    "unk_token", "byte_fallback", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix",
-)  # fmt: skip
-
-
-def _pattern_of(content: dict[str, Any]) -> str | None:
-    """Return the name of the pattern that a `tokenizer.json` cuts text by, or None for one that is not in PATTERNS."""
-    model = content["model"]
-    if (
-        any(model.get(name) for name in _UNUSUAL)
-        or content["normalizer"]
-        or any(not t["special"] for t in content["added_tokens"])
-    ):
-        return None
-    for name in PATTERNS:
-        sample = tokenizers.Tokenizer(models.BPE())
-        sample.pre_tokenizer = pre_tokenizer(name)
-        ours = json.loads(sample.to_str())["pre_tokenizer"]
-        if _essence(content["pre_tokenizer"]) == _essence(ours):
-            return name
-    return None
-
-
-def _essence(part: Any) -> Any:
-    """Return a part of a `tokenizer.json` without what changes no id."""
-    if isinstance(part, dict):
-        return {k: _essence(v) for k, v in part.items() if k != "trim_offsets"}
-    return [_essence(v) for v in part] if isinstance(part, list) else part
-
-
-def _byte_names() -> list[str]:
-    """Return the printable character that stands for each byte in a byte-level `tokenizer.json` (GPT-2's table)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = iter(range(256, 512))
-    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
-
-
-_BYTE_NAMES = _byte_names()
-BYTES_BY_NAME = {name: byte for byte, name in enumerate(_BYTE_NAMES)}
-
-
-def _bytes_of(name: str) -> bytes:
-    return bytes(BYTES_BY_NAME[character] for character in name)
-
-
-def _bytes_of_sentencepiece(name: str) -> bytes:
-    """Return the bytes of a piece in which ▁ is a space and <0x0A> a byte (Kudo and Richardson, 2018)."""
-    byte = re.fullmatch(r"<0x([0-9A-F]{2})>", name)
-    return bytes.fromhex(byte[1]) if byte else name.replace("▁", " ").encode()

@@ -10,7 +10,8 @@ from minigpt.download import download
 from minigpt.errors import UserError
 from minigpt.files import cache_folder, place_of, read_json
 from minigpt.tokenizer.checks import refusing
-from minigpt.tokenizer.fast import Tokenizer, pre_tokenizer
+from minigpt.tokenizer.content import pre_tokenizer
+from minigpt.tokenizer.fast import Tokenizer
 from minigpt.tokenizer.patterns import END_OF_TEXT
 
 NAMED = ("gpt2",)

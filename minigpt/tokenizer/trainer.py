@@ -14,7 +14,7 @@ import regex
 from tokenizers import Tokenizer, models, trainers
 
 from minigpt.tokenizer.bpe import Pair, join
-from minigpt.tokenizer.fast import BYTES_BY_NAME, pre_tokenizer
+from minigpt.tokenizer.content import BYTES_BY_NAME, pre_tokenizer
 from minigpt.tokenizer.patterns import PATTERNS
 
 LONGEST_WORD = 256  # characters; what is longer (a line of base64, say) is counted in parts
