@@ -17,7 +17,7 @@ PRESET = Annotated[
     str | None,
     Parameter(
         help="Settings that come with minigpt: demo, shakespeare-cpu, shakespeare-modern, shakespeare-char, gpt2-124m, "
-        "mqa-512, 1b."
+        "modern, mqa-512, 1b."
     ),
 ]
 FILES = Annotated[
