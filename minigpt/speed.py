@@ -9,7 +9,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -129,12 +129,14 @@ def try_out(config: RunConfig, runtime: Runtime, held_out: int = 0) -> Speed | f
     if portion is None:
         tokens = config.train.batch_size * config.model.block_size
         return training_flops_per_token(config.model) * tokens / rate
+    # What else the machine does grows with what is reckoned from a few blocks, so there the least counts.
+    typical = statistics.mean if len(portion.layers) == 1 else min
     began = time.perf_counter()
     tried = []
     for number in range(len(portion.layers)):
         if number and time.perf_counter() - began > SLOW_SECONDS:
             portion = dataclasses.replace(portion, layers=(1, 2))
-        tried.append(_try(list(portion.within(config))[number], runtime))
+        tried.append(_try(list(portion.within(config))[number], runtime, typical))
         runtime.forget()
     parts = extrapolate(portion.layers, tried, config.model.n_layer)
     written = _seconds_per_byte_written()
@@ -223,8 +225,14 @@ def costs_from(parts: Parts, config: RunConfig, seconds_per_byte: float, held_ou
     )
 
 
-def _try(config: RunConfig, runtime: Runtime) -> Parts:
-    """Return the parts of an update with these settings."""
+def _try(config: RunConfig, runtime: Runtime, typical: Callable[[list[float]], float]) -> Parts:
+    """Return the parts of an update with these settings.
+
+    Args:
+        config: the settings, with the shape resolved.
+        runtime: where it trains.
+        typical: which of several times counts.
+    """
     torch.manual_seed(0)
     step, optimizer = make_step(config, runtime)
     batches = random_batches(config, runtime.device)
@@ -238,19 +246,17 @@ def _try(config: RunConfig, runtime: Runtime) -> Parts:
         lambda: update(step, optimizer, batches, config.optim.clip),
         runtime.wait,
         seconds=REPEATING_SECONDS,
+        at_least=2,
     )
     settled = len(times) // 4  # the first steps allocate memory
-    whole = statistics.mean(times[settled:])
-    rest = statistics.mean(in_optimizer[settled:])
+    whole = typical(times[settled:])
+    rest = typical(in_optimizer[settled:])
     step.eval()
     looks = repeat(lambda: _look(step, batches[0]), runtime.wait, seconds=0.3)
     token = seconds_of(lambda: _draw(step, config.sample)) / SAMPLED
     del guard
     return Parts(
-        (whole - rest) / config.train.batch_size,
-        rest,
-        statistics.mean(looks) / len(batches[0].ids),
-        token,
+        (whole - rest) / config.train.batch_size, rest, typical(looks) / len(batches[0].ids), token
     )
 
 

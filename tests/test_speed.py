@@ -137,7 +137,7 @@ def test_a_trial_finds_every_cost(tmp_path, monkeypatch, portion):
 def test_a_slow_first_trial_is_followed_by_a_smaller_second_one(monkeypatch):
     tried = []
 
-    def slow(config: RunConfig, runtime: Runtime) -> Parts:
+    def slow(config: RunConfig, *_: object) -> Parts:
         tried.append(config.model.n_layer)
         return Parts(1.0, 1.0, 1.0, 1.0)
 
