@@ -112,21 +112,20 @@ def pays_to_compile(config: RunConfig, device: torch.device) -> bool:
     train = config.train
     if not can_compile(device):
         return False
+    tokens = train.batch_size * config.model.block_size
+    flops = tokens * training_flops_per_token(config.model)  # of a step
     if device.type == "cuda":
-        tokens = train.steps * train.batch_size * config.model.block_size
-        flops = tokens * training_flops_per_token(config.model)
-        return flops >= COMPILED_FROM_FLOPS or train.minutes >= COMPILED_FROM_MINUTES
+        long_enough = train.steps * flops >= COMPILED_FROM_FLOPS
+        return long_enough or train.minutes >= COMPILED_FROM_MINUTES
     if train.minutes:
         return train.minutes * 60 >= MARGIN * COMPILE_SECONDS / SAVED_SHARE
-    return train.steps * seconds_saved_by_compiling(config) >= MARGIN * COMPILE_SECONDS
-
-
-def seconds_saved_by_compiling(config: RunConfig) -> float:
-    """Return by how much a compiled step is shorter on a CPU."""
-    train = config.train
     micro_batches = train.batch_size // (train.micro_batch_size or train.batch_size)
-    tokens = train.batch_size * config.model.block_size
-    flops = tokens * training_flops_per_token(config.model)
+    saved = train.steps * seconds_saved_by_compiling(flops, micro_batches)
+    return saved >= MARGIN * COMPILE_SECONDS
+
+
+def seconds_saved_by_compiling(flops: float, micro_batches: int) -> float:
+    """Return by how much a compiled step is shorter on a CPU, of so many operations in so many micro-batches."""
     return micro_batches * SAVED_SECONDS_PER_MICRO_BATCH + flops * SAVED_SECONDS_PER_FLOP
 
 

@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+MEMORY = Path("/proc/meminfo")  # of Linux
+
 
 def cores() -> int:
     """Return how many cores this process may use."""
@@ -26,6 +28,15 @@ def give_back_memory() -> None:
 @lru_cache
 def _malloc_trim() -> Any:
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
+def free_memory_bytes() -> int | None:
+    """Return the memory that a new process can take; None where the system does not say. What caches files is free."""
+    if not MEMORY.is_file():
+        return None
+    lines = MEMORY.read_text().splitlines()
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
 
 
 def peak_memory_bytes() -> int:

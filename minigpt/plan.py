@@ -5,7 +5,6 @@ Only shapes are built, no weights. A text is read where its characters are the v
 
 import math
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from minigpt.data.corpora import check_name
 from minigpt.data.shards import TokenSequence
 from minigpt.data.tokens import find_files, open_folder
 from minigpt.data.vocabulary import expected_ids
+from minigpt.decisions import COMPILE_SECONDS, SAVED_SHARE, seconds_saved_by_compiling
 from minigpt.errors import UserError
 from minigpt.model.families import FAMILIES, family_of
 from minigpt.model.size import (
@@ -37,17 +37,6 @@ from minigpt.runtime import pick_device
 BYTES = {"fp32": 4, "bf16": 2}  # of a number
 # Channels: fused attention on GPUs pads other heads, or leaves them to a slower kernel.
 HEAD_MULTIPLE = 8
-# Of a model that is to be as good as its FLOPs allow: Hoffmann et al. (2022).
-BEST_TOKENS_PER_PARAMETER = 20
-
-# Measured on two cores of an Intel Xeon, at steps of 0.007 to 37 GFLOP: docs/experiments.md.
-COMPILE_SECONDS = 40.0  # the training step 15, the evaluation at its two sizes of batch 25
-SAVED_SECONDS_PER_MICRO_BATCH = 1e-3
-SAVED_SECONDS_PER_FLOP = 1.4e-12
-SAVED_SHARE = 0.2  # of the time of a step, at least; of the smallest a third
-
-WIDTH = 80  # columns of the text
-TOGETHER = "\N{NO-BREAK SPACE}"  # no line ends here
 
 
 # ----------------------------------------------------------------------------------------------------------- facts
@@ -86,6 +75,7 @@ def plan(config: RunConfig, *, processes: int = 1) -> dict[str, Any]:
         "block_parameters": block_parameters(shape),
         "groups": _groups(shape, config),
         **_run(shape, config, processes, ready.train if ready else None),
+        "held_out_tokens": len(ready.val) if ready else None,
         **_bytes(shape),
     }
     return facts | {"warnings": list(_warnings(shape, config.train, facts))}
@@ -233,9 +223,9 @@ def _compiling(train: TrainConfig, facts: dict[str, Any]) -> Iterator[str]:
     micro_batches = math.ceil(
         facts["sequences_per_process_and_step"] / facts["sequences_per_micro_batch"]
     )
-    saved = micro_batches * SAVED_SECONDS_PER_MICRO_BATCH + flops * SAVED_SECONDS_PER_FLOP
+    saved = seconds_saved_by_compiling(flops, micro_batches)
     pays_from = math.ceil(COMPILE_SECONDS / saved)
-    step = _with_prefix(facts["training_flops_per_step"])
+    step = with_prefix(facts["training_flops_per_step"])
     if facts["steps"] is not None and facts["steps"] < pays_from:
         yield (
             f"train.compile takes about {COMPILE_SECONDS:.0f} s, once, and saves about {saved * 1e3:,.0f} ms of each "
@@ -250,130 +240,11 @@ def _compiling(train: TrainConfig, facts: dict[str, Any]) -> Iterator[str]:
         )
 
 
-# ------------------------------------------------------------------------------------------------------------ text
-
-
-def as_text(facts: dict[str, Any]) -> str:
-    """Return what `plan` returned as lines of up to 80 columns."""
-    sections = (
-        _model_lines, _parameter_lines, _group_lines, _flops_lines, _length_lines, _bytes_lines, _warning_lines,
-    )  # fmt: skip
-    return "\n\n".join("\n".join(lines) for make in sections if (lines := list(make(facts))))
-
-
-def _row(name: str, amount: float | str, note: str = "") -> str:
-    shown = amount if isinstance(amount, str) else f"{amount:,}"
-    return f"  {name:<24}{shown:>18}   {note}".rstrip()
-
-
-def _wrapped(first: str, text: str, indent: int) -> str:
-    return textwrap.fill(
-        text, WIDTH, initial_indent=first, subsequent_indent=" " * indent,
-        break_on_hyphens=False, break_long_words=False,
-    )  # fmt: skip
-
-
-def _model_lines(facts: dict[str, Any]) -> Iterator[str]:
-    heads = f"{facts['heads']} heads"
-    if facts["key_value_heads"] != facts["heads"]:
-        heads += f" over {facts['key_value_heads']} for keys and values"
-    yield _wrapped(
-        "model       ",
-        f"{facts['architecture']}: {facts['layers']} layers, {heads}, {facts['head_channels']} channels each, "
-        f"{facts['channels']:,} channels, {facts['mlp_channels']:,} in the MLP, context {facts['context_tokens']:,}",
-        12,
-    )
-    ids = "" if facts["vocabulary_ids"] is None else f"{facts['vocabulary_ids']:,} ids in "
-    rows = f"{ids}{facts['vocabulary_rows']:,} rows, from {facts['vocabulary_from']}"
-    yield _wrapped("vocabulary  ", rows, 12)
-
-
-def _parameter_lines(facts: dict[str, Any]) -> Iterator[str]:
-    outer, block, layers = facts["outer_parameters"], facts["block_parameters"], facts["layers"]
-    yield "parameters"
-    yield _row("token table", outer["token_table"])
-    yield _row("position table", outer["position_table"])
-    yield _row("head", outer["head"], "" if outer["head"] else "shares the token table")
-    yield _row(f"blocks ({layers})", layers * sum(block.values()), f"{sum(block.values()):,} each")
-    for name, title in (("attention", "attention"), ("mlp", "MLP"), ("norms", "norms")):
-        yield _row(f"  {title}", layers * block[name], f"{block[name]:,} each")
-    yield _row("final norm", outer["final_norm"])
-    yield _row("total", facts["parameters"])
-
-
-def _group_lines(facts: dict[str, Any]) -> Iterator[str]:
-    yield "who updates them"
-    titles = {"adamw": "AdamW", "muon": "Muon"}
-    for group in facts["groups"]:
-        decay = f"decay {group['weight_decay']:g}" if group["weight_decay"] else "no decay"
-        title = f"{titles[group['optimizer']]}, {decay}"
-        note = f"in {group['tensors']:,} tensors, rate up to {group['learning_rate']:g}"
-        yield _row(title, group["parameters"], note)
-        kinds = group["tensors_by_kind"].items()
-        listed = (
-            k.removeprefix("blocks.*.") + (f"{TOGETHER}x{n}" if n > 1 else "") for k, n in kinds
-        )
-        yield _wrapped("    ", ", ".join(listed), 4).replace(TOGETHER, " ")
-
-
-def _flops_lines(facts: dict[str, Any]) -> Iterator[str]:
-    yield "FLOPs (a multiply-add is 2; attention as over the whole context, mask or not)"
-    yield _row("forward, a token", facts["forward_flops_per_token"])
-    yield _row("training, a token", facts["training_flops_per_token"], "6 N + 12 L H D T (*)")
-    yield _row("training, a step", _with_prefix(facts["training_flops_per_step"]))
-    if facts["training_flops"] is not None:
-        yield _row("training, the run", _with_prefix(facts["training_flops"]))
-    yield "  (*) Chowdhery et al. (2022), appendix B; N: the weights that are multiplied"
-
-
-def _with_prefix(flops: int) -> str:
+def with_prefix(flops: int) -> str:
     """Return operations in the unit that leaves one to three digits before the point.
 
-    >>> _with_prefix(448_000_000_000_000)
+    >>> with_prefix(448_000_000_000_000)
     '448.0 TFLOP'
     """
     power = min(7, max(0, (len(str(flops)) - 1) // 3))
     return f"{flops / 1000**power:,.1f} {['', 'k', 'M', 'G', 'T', 'P', 'E', 'Z'][power]}FLOP"
-
-
-def _length_lines(facts: dict[str, Any]) -> Iterator[str]:
-    yield "length"
-    sequences = facts["sequences_per_step"]
-    yield _row(
-        "tokens in a step", facts["tokens_per_step"], f"{sequences:,} x {facts['context_tokens']:,}"
-    )
-    share, micro = facts["sequences_per_process_and_step"], facts["sequences_per_micro_batch"]
-    if facts["processes"] > 1:
-        yield _row(f"each of {facts['processes']:,} processes", share, "sequences of them")
-    if micro < share:
-        yield _row("at once", micro, "sequences: a micro-batch")
-    if facts["steps"] is None:
-        wanted = "min" if facts["minutes"] else "epochs"
-        yield _row("steps", "not known yet", f"{facts['minutes'] or facts['epochs']:g} {wanted}")
-    else:
-        yield _row("steps", facts["steps"])
-        yield _row("tokens", facts["tokens"])
-        best = f"{BEST_TOKENS_PER_PARAMETER}: Hoffmann et al. (2022)"
-        yield _row("tokens per parameter", f"{facts['tokens_per_parameter']:,.1f}", best)
-    rows = f"ln {facts['vocabulary_rows']:,}, knowing nothing"
-    yield _row("first loss", f"{facts['first_loss_nats_per_token']:.2f}", rows)
-    if facts["minutes"]:
-        yield "  A run of so many minutes times a few steps when it begins."
-    elif facts["steps"] is None:
-        yield "  Epochs are counted in tokens: minigpt prepare makes the folder to plan with."
-
-
-def _bytes_lines(facts: dict[str, Any]) -> Iterator[str]:
-    yield f"{'bytes':<26}{'fp32':>18}{'bf16':>18}"
-    rows = {
-        "weights": "weights_bytes",
-        "cache, a token": "cache_bytes_per_token",
-        "cache, whole context": "cache_bytes",
-    }
-    for title, key in rows.items():
-        yield f"  {title:<24}{facts[f'{key}_fp32']:>18,}{facts[f'{key}_bf16']:>18,}"
-
-
-def _warning_lines(facts: dict[str, Any]) -> Iterator[str]:
-    for sentence in facts["warnings"]:
-        yield _wrapped("warning: ", sentence, 9)

@@ -1,15 +1,17 @@
 """A job that is tried and thrown away in; how many steps fit into so many minutes out."""
 
 import dataclasses
+import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 
+from minigpt.config import TrainConfig
 from minigpt.fit import update
 from minigpt.job import TrainingJob
 from minigpt.optim.groups import optimizer_tensors
 from minigpt.rundir import RunDir
+from minigpt.timing import repeat, seconds_of
 
 TRIAL_SECONDS = 2.0  # of steps that are timed
 
@@ -24,26 +26,42 @@ class Costs:
     checkpoint: float
     publishing: float
 
+    def at_the_ends(self, train: TrainConfig, held_out: int) -> float:
+        """Return the seconds that a run takes beside its steps and what is due between them.
+
+        At the beginning and at the end there are an evaluation and a checkpoint, and after the end a pass over all that
+        is held out and a last sample.
+
+        Args:
+            train: the settings.
+            held_out: tokens; 0 leaves that pass out.
+        """
+        ends = 2 * (self.evaluation + self.sample + self.publishing + self.checkpoint)
+        passes = held_out / min(train.eval_tokens, held_out) if held_out else 0
+        return ends + self.evaluation * passes + self.sample
+
+    def of_a_step(self, train: TrainConfig) -> float:
+        """Return the seconds of an update and its share of what is due every so often.
+
+        Weights are published after most evaluations.
+        """
+        samples_every = train.sample_every or train.eval_every
+        return (
+            self.update
+            + (self.evaluation + self.publishing) / train.eval_every
+            + self.sample / samples_every
+            + self.checkpoint / train.checkpoint_every
+        )
+
+    def steps_in(self, seconds: float, train: TrainConfig, held_out: int) -> int:
+        """Return how many steps, with all that belongs to a run, fit into so many seconds; at least one."""
+        return max(1, int((seconds - self.at_the_ends(train, held_out)) / self.of_a_step(train)))
+
 
 def steps_in(ends_at: float, trial: TrainingJob) -> int:
-    """Return how many steps, with all that is due between them, fit until `ends_at` on `time.monotonic`.
-
-    Beside what is due every so often there are, at the beginning and at the end, an evaluation and a checkpoint, and
-    after the end the pass over all that is held out and a last sample. Weights are published after most evaluations.
-    """
+    """Return how many steps, with all that is due between them, fit until `ends_at` on `time.monotonic`."""
     costs = costs_of(trial)
-    train, held_out = trial.config.train, len(trial.tokens.val)
-    one = costs.evaluation + costs.sample + costs.publishing
-    ends = 2 * (one + costs.checkpoint)
-    ends += costs.evaluation * held_out / min(train.eval_tokens, held_out) + costs.sample
-    samples_every = train.sample_every or train.eval_every
-    per_step = (
-        costs.update
-        + (costs.evaluation + costs.publishing) / train.eval_every
-        + costs.sample / samples_every
-        + costs.checkpoint / train.checkpoint_every
-    )
-    return max(1, int((ends_at - time.monotonic() - ends) / per_step))
+    return costs.steps_in(ends_at - time.monotonic(), trial.config.train, len(trial.tokens.val))
 
 
 def costs_of(job: TrainingJob) -> Costs:
@@ -52,34 +70,25 @@ def costs_of(job: TrainingJob) -> Costs:
     settled = times[len(times) // 4 + 1 :]  # the first steps allocate memory
     job.can_halve = True
     evaluation = job.within_memory(
-        lambda: _seconds(lambda: job.likelihood(max_tokens=job.config.train.eval_tokens)),
+        lambda: seconds_of(lambda: job.likelihood(max_tokens=job.config.train.eval_tokens)),
         lambda: None,
     )
     job.can_halve = False
-    sample = _seconds(job.draw)
+    sample = seconds_of(job.draw)
     above = next(folder for folder in job.run.path.absolute().parents if folder.exists())
     model, tokenizer = job.model, job.tokens.tokenizer
     with tempfile.TemporaryDirectory(prefix=".minigpt-", dir=above) as folder:
         run, tensors = RunDir(folder), optimizer_tensors(job.optimizer, model)
-        checkpoint = _seconds(lambda: run.save_checkpoint(0, model, tokenizer, tensors, {}, 1))
-        publishing = _seconds(lambda: run.publish_best(model, tokenizer))
+        checkpoint = seconds_of(lambda: run.save_checkpoint(0, model, tokenizer, tensors, {}, 1))
+        publishing = seconds_of(lambda: run.publish_best(model, tokenizer))
     return Costs(statistics.mean(settled), evaluation, sample, checkpoint, publishing)
 
 
 def _times(job: TrainingJob) -> list[float]:
     """Return the seconds of some updates."""
-    times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - began < TRIAL_SECONDS:
-        started = time.perf_counter()
-        update(job.step, job.optimizer, job.batches(len(times)), job.clip)
-        job.runtime.wait()
-        times.append(time.perf_counter() - started)
-    return times
+    numbers = itertools.count()
 
+    def one() -> None:
+        update(job.step, job.optimizer, job.batches(next(numbers)), job.clip)
 
-def _seconds(work: Callable[[], object]) -> float:
-    """Return how long something takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+    return repeat(one, job.runtime.wait, seconds=TRIAL_SECONDS, at_least=3)

@@ -314,8 +314,22 @@ def test_plan_takes_the_settings_of_train_and_prints_text_and_json(trained, tmp_
     assert facts["parameters"] == sum(p.numel() for p in load(trained)[0].parameters())
     assert any(f"{facts['parameters']:,}" in line and "total" in line for line in text)
     assert (facts["sequences_per_process_and_step"], facts["steps"]) == (2, 60)
-    assert call("plan", "--config", tmp_path / "s.toml", "--minutes", 3, "--json") == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["minutes"] == 3
+    assert facts["memory"]["peak_bytes"] > 4 * facts["parameters"]
+    assert "one process" in facts["speed"]["not_measured"]
+    short = ("--minutes", 3, "--no-trial", "--json")
+    assert call("plan", "--config", tmp_path / "s.toml", *short) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (facts["minutes"], facts["speed"]) == (3, {"not_measured": "a trial was not wanted"})
+
+
+def test_plan_tries_the_step_unless_told_not_to(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.toml").write_text(to_toml(RunDir(trained).config))
+    monkeypatch.setattr("minigpt.speed.REPEATING_SECONDS", 0.1)
+    assert call("plan", "--config", tmp_path / "s.toml", "--json") == 0
+    speed = json.loads(capsys.readouterr().out.splitlines()[-1])["speed"]
+    assert speed["tried"] == "whole steps"
+    assert speed["run_seconds"] > 60 * speed["seconds_per_step"] > 0
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 import os
 import sys
 
-from minigpt.machine import cores, peak_memory_bytes
+import pytest
+
+from minigpt import machine
+from minigpt.machine import cores, free_memory_bytes, peak_memory_bytes
 
 
 def test_the_cores_are_those_this_process_may_use(monkeypatch):
@@ -28,3 +31,18 @@ def test_the_peak_of_memory_is_in_bytes_and_never_falls():
 def test_where_no_peak_is_kept_it_is_nothing(monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)
     assert peak_memory_bytes() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps this figure")
+def test_the_free_memory_is_in_bytes():
+    assert 1e6 < free_memory_bytes() < 1e15
+
+
+def test_where_the_free_memory_is_not_told_it_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "MEMORY", tmp_path / "none")
+    assert free_memory_bytes() is None
+    (tmp_path / "some").write_text("MemTotal: 10 kB\n")
+    monkeypatch.setattr(machine, "MEMORY", tmp_path / "some")
+    assert free_memory_bytes() is None
+    (tmp_path / "some").write_text("MemTotal: 10 kB\nMemAvailable:   7 kB\n")
+    assert free_memory_bytes() == 7 * 1024

@@ -8,7 +8,6 @@ would take at the rate that this machine multiplies large matrices with.
 import dataclasses
 import multiprocessing
 import statistics
-import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -16,25 +15,22 @@ from typing import Any
 import torch
 
 from minigpt.bench.rows import Row, row
-from minigpt.config import DEFAULT_STEPS, RunConfig, from_dict, to_dict
-from minigpt.data.batches import Batch
+from minigpt.config import RunConfig, from_dict, to_dict
 from minigpt.decisions import decide
 from minigpt.errors import UserError
 from minigpt.extras import require
 from minigpt.fit import update
 from minigpt.guard import Guard
-from minigpt.loss import TrainStep
 from minigpt.model.size import training_flops_per_token, with_vocabulary
-from minigpt.model.transformer import GPT
-from minigpt.optim.groups import make_optimizer
-from minigpt.runtime import Runtime, prepare_step, start_runtime
+from minigpt.rehearsal import flops_per_second, make_step, random_batches
+from minigpt.runtime import Runtime, start_runtime
+from minigpt.timing import repeat
 from minigpt.tokenizer import vocabulary_size
 
 PEERS = ("hf",)
 ROUNDS = 3
 WARM_UP = 3  # steps before the clock starts: memory is allocated, and a compiled step is compiled
 CHARACTERS = 96  # ids of a character tokenizer, where no text says how many: printable ASCII and the end of a text
-SIDE = 1024  # of the matrices whose product gives the rate of the machine
 
 Say = Callable[[str], None]
 
@@ -106,11 +102,8 @@ def ours(settings: dict[str, Any], seconds: float) -> Measured:
     config = from_dict(settings, "the benchmark")
     runtime = start_runtime(config.train)
     torch.manual_seed(0)
-    step = prepare_step(TrainStep(GPT(config.model)), runtime, config.train)
-    optimizer = make_optimizer(step.model, config.optim)
-    for group in optimizer.param_groups:
-        group["lr"] = config.optim.lr
-    batches = _batches(config, runtime)
+    step, optimizer = make_step(config, runtime)
+    batches = random_batches(config, runtime.device)
     guard = Guard(
         optimizer,
         step.model.named_parameters(),
@@ -145,7 +138,7 @@ def transformers_gpt2(settings: dict[str, Any], seconds: float) -> Measured:
     if runtime.device.type == "cuda":
         model.compile()
     optimizer = torch.optim.AdamW(model.parameters(), config.optim.lr)
-    batches = _batches(config, runtime)
+    batches = random_batches(config, runtime.device)
     low = runtime.dtype != torch.float32
 
     def step() -> None:
@@ -160,45 +153,12 @@ def transformers_gpt2(settings: dict[str, Any], seconds: float) -> Measured:
     return _measure(step, runtime, seconds)
 
 
-def _batches(config: RunConfig, runtime: Runtime) -> list[Batch]:
-    """Return the micro-batches of one step, of random tokens."""
-    train, shape = config.train, config.model
-    generator = torch.Generator().manual_seed(0)
-    size = (train.batch_size, shape.block_size + 1)
-    tokens = torch.randint(shape.vocab_size, size, generator=generator).to(runtime.device)
-    parts = tokens.split(train.micro_batch_size or train.batch_size)
-    return [Batch(part[:, :-1], part[:, 1:], None) for part in parts]
-
-
 def _measure(step: Callable[[], Any], runtime: Runtime, seconds: float) -> Measured:
-    times: list[float] = []
-    began = time.perf_counter()
-    for number in range(DEFAULT_STEPS):
-        started = time.perf_counter()
-        step()
-        runtime.wait()
-        if number < WARM_UP:
-            began = time.perf_counter()
-        else:
-            times.append(time.perf_counter() - started)
-            if time.perf_counter() - began > seconds:
-                break
-    return Measured(statistics.median(times), runtime.peak_memory_bytes(), _rate(runtime))
-
-
-def _rate(runtime: Runtime) -> float:
-    """Return floating-point operations per second in the product of two large matrices, the best of several."""
-    left, right = (
-        torch.ones(SIDE, SIDE, dtype=runtime.dtype, device=runtime.device) for _ in range(2)
+    repeat(step, runtime.wait, seconds=0, at_least=WARM_UP)
+    times = repeat(step, runtime.wait, seconds=seconds)
+    return Measured(
+        statistics.median(times), runtime.peak_memory_bytes(), flops_per_second(runtime)
     )
-    best = float("inf")
-    for _ in range(10):
-        runtime.wait()
-        started = time.perf_counter()
-        left @ right
-        runtime.wait()
-        best = min(best, time.perf_counter() - started)
-    return 2 * SIDE**3 / best
 
 
 def _in_a_process(

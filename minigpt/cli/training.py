@@ -106,10 +106,11 @@ def plan(
     minutes: MINUTES = None,
     device: DEVICE = None,
     processes: int = 1,
+    trial: bool = True,
     as_json: JSON = False,
     options: Annotated[Any, Parameter(name="*")] = NO_OPTIONS,
 ) -> None:
-    """Say what a run with these settings will be, before anything starts: parameters, FLOPs, tokens, bytes, warnings.
+    """Say what a run with these settings will be, before anything starts: parameters, FLOPs, tokens, memory, time.
 
     Example: minigpt plan --preset gpt2-124m
 
@@ -117,11 +118,15 @@ def plan(
     ----------
     processes
         How many share the sequences of each step.
+    trial
+        Try some steps on random tokens, for about five seconds, to know the time of the run.
     """
     short = {"data.source": data, "train.minutes": minutes, "train.device": device}
     settings = settings_of(preset, files, options, short)
-    from minigpt.plan import as_text, plan
+    from minigpt.needs import needs
+    from minigpt.plan import plan
+    from minigpt.plan_text import as_text
 
-    facts = plan(settings, processes=processes)
+    facts = needs(settings, plan(settings, processes=processes), trial=trial)
     show(as_text(facts))
     finish(as_json, facts)
