@@ -74,17 +74,15 @@ class _ChunkedLoss(torch.autograd.Function):
         low = weight.to(hidden.dtype)
         for start in range(0, len(targets), rows):
             part, target = hidden[start : start + rows], targets[start : start + rows]
-            logits = F.linear(part, low).float()  # (rows, V)
-            log_sums = logits.logsumexp(dim=1, keepdim=True)
+            scores = F.linear(part, low).float().log_softmax(dim=1)  # (rows, V)
             counted = (target != IGNORED).unsqueeze(1)
             target = target.clamp(min=0).unsqueeze(1)
-            total += ((log_sums - logits.gather(1, target)) * counted).sum()
+            chances = scores.gather(1, target)  # logarithms of them
+            total -= (chances * counted).sum()
             if into_hidden is None and into_weight is None:
                 continue
             # Of the logits: softmax, less 1 at the target.
-            gradient = (
-                logits.sub_(log_sums).exp_().scatter_add_(1, target, -torch.ones_like(log_sums))
-            )
+            gradient = scores.exp_().scatter_(1, target, chances.expm1())
             gradient = gradient.mul_(counted).to(hidden.dtype)
             if into_hidden is not None:
                 into_hidden[start : start + rows] = gradient @ low
