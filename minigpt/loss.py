@@ -52,8 +52,15 @@ def next_token_loss(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
     """
     rows = max(1, LOGITS_AT_ONCE // head.weight.size(0))
     if rows >= len(targets):
-        return F.cross_entropy(head(hidden).float(), targets, ignore_index=IGNORED, reduction="sum")
-    return _ChunkedLoss.apply(hidden, head.weight, targets, rows)
+        return _cross_entropy(head, hidden, targets)
+    if torch.is_grad_enabled():
+        return _ChunkedLoss.apply(hidden, head.weight, targets, rows)
+    chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
+    return torch.stack([_cross_entropy(head, h, t) for h, t in chunks]).sum()
+
+
+def _cross_entropy(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(head(hidden).float(), targets, ignore_index=IGNORED, reduction="sum")
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -79,8 +86,6 @@ class _ChunkedLoss(torch.autograd.Function):
             target = target.clamp(min=0).unsqueeze(1)
             chances = scores.gather(1, target)  # logarithms of them
             total -= (chances * counted).sum()
-            if into_hidden is None and into_weight is None:
-                continue
             # Of the logits: softmax, less 1 at the target.
             gradient = scores.exp_().scatter_(1, target, chances.expm1())
             gradient = gradient.mul_(counted).to(hidden.dtype)

@@ -45,3 +45,25 @@ def test_chunks_give_the_same_loss_and_gradients(monkeypatch):
     torch.testing.assert_close(parts, whole)
     for name, parameter in step.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name])
+
+
+def test_chunks_are_taken_where_no_gradient_is_wanted_too(monkeypatch):
+    step, ids, targets = step_and_batch()
+    with torch.no_grad():
+        whole, _ = step(ids, targets)
+        monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 29 * 7)
+        parts, _ = step(ids, targets)
+    torch.testing.assert_close(parts, whole)
+
+
+def test_a_frozen_head_costs_no_gradient(monkeypatch):
+    step, ids, targets = step_and_batch()
+    step.model.head.weight = torch.nn.Parameter(step.model.head.weight.clone(), requires_grad=False)
+    step(ids, targets)[0].backward()
+    expected = {n: p.grad for n, p in step.named_parameters() if p.grad is not None}
+    step.zero_grad()
+    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 29 * 7)
+    step(ids, targets)[0].backward()
+    assert step.model.head.weight.grad is None
+    for name, gradient in expected.items():
+        torch.testing.assert_close(dict(step.named_parameters())[name].grad, gradient)
