@@ -332,7 +332,10 @@ def test_without_a_new_best_for_so_long_the_run_ends_early(small_config, tmp_pat
     assert 2 * (best + 3) < 24
     capsys.readouterr()
     train(config, tmp_path / "run")
-    assert f"this run is finished ({2 * (best + 3)} steps)" in capsys.readouterr().err
+    end = 2 * (best + 3)
+    said = capsys.readouterr().err
+    assert f"this run is finished ({end} steps)" in said
+    assert f"step {end}/{end}  " in said
     assert outcome(tmp_path / "run") == ended
     train(changed(config, train={"patience": 0}), tmp_path / "run", override=True)
     assert outcome(tmp_path / "run")[0] == "step-00000024"
