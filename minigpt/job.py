@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import math
 import statistics
 import threading
@@ -20,6 +19,7 @@ from minigpt.data.tokens import Tokens
 from minigpt.errors import RunError, UserError, first_line
 from minigpt.evaluate.baselines import baselines
 from minigpt.evaluate.likelihood import Likelihood, evaluate
+from minigpt.files import FULL
 from minigpt.fit import Progress, fit
 from minigpt.guard import IN_A_ROW, Guard, Skipped
 from minigpt.log import Log
@@ -37,7 +37,6 @@ from minigpt.sampling import generate
 from minigpt.trackers import open_trackers
 
 REPORT_SECONDS = 0.2  # a report that takes longer is written at the end alone
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
 
 

@@ -16,8 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from minigpt.config import RunConfig, file_layer, from_dict, to_toml
-from minigpt.errors import UserError
-from minigpt.files import flush, read_json, replace_json, replace_text, sha256_of
+from minigpt.errors import RunError, UserError
+from minigpt.files import FULL, flush, read_json, replace_json, replace_text, sha256_of
 from minigpt.model.transformer import GPT
 from minigpt.model.weights import read_tensors, save_tensors
 from minigpt.tokenizer import Tokenizer
@@ -89,9 +89,9 @@ class RunDir:
                 _remove(left)  # of a process that was killed while it wrote
             self.record(config)
             self.checkpoints.mkdir(exist_ok=True)
+            replace_json(self.path / "data.json", data)
         except OSError as error:
             raise self._not_made(error) from None
-        replace_json(self.path / "data.json", data)
 
     def make(self) -> None:
         """Make the folder itself."""
@@ -100,7 +100,12 @@ class RunDir:
         except OSError as error:
             raise self._not_made(error) from None
 
-    def _not_made(self, error: OSError) -> UserError:
+    def _not_made(self, error: OSError) -> UserError | RunError:
+        if error.errno in FULL:
+            return RunError(
+                f"the run directory {self.path} cannot be written: {error.strerror}; what is whole is kept: make room, "
+                "and run the same command again"
+            )
         return UserError(f"the run directory {self.path} cannot be made: {error.strerror}")
 
     def record(self, config: RunConfig) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from minigpt.config import RunConfig
-from minigpt.errors import UserError
+from minigpt.errors import RunError, UserError
 from minigpt.interop.loading import load
 from minigpt.model.transformer import GPT
 from minigpt.rundir import RunDir
@@ -217,6 +217,18 @@ def test_a_checkpoint_without_a_manifest_is_none(tmp_path):
         (folder / "manifest.json").write_text("{")
     assert run.newest_whole()[0] is None
     assert len(run.newest_whole()[1]) == 2
+
+
+@pytest.mark.parametrize(("number", "kind"), [(28, RunError), (13, UserError)])
+def test_a_disk_that_is_full_at_the_start_is_no_mistake_in_the_command(
+    tmp_path, monkeypatch, number, kind
+):
+    def failing(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("minigpt.rundir.replace_text", failing)
+    with pytest.raises(kind, match=os.strerror(number)):
+        begun(tmp_path)
 
 
 def test_a_save_that_fails_leaves_no_trace_and_the_older_ones(tmp_path, monkeypatch):
