@@ -269,8 +269,7 @@ class TrainingJob:
                 lambda: self.likelihood(max_tokens=self.config.train.eval_tokens), self._save_halved
             )
             if progress.step == 0 and not self.config.data.stream:
-                tokens = self.tokens
-                progress.row["baselines"] = baselines(tokens.train, tokens.val, tokens.tokenizer)
+                progress.row["baselines"] = self.baselines()
         self.can_halve = False
         if not math.isfinite(found.loss):
             raise self._diverged(progress.step, f"the held-out loss is {found.loss}")
@@ -340,6 +339,11 @@ class TrainingJob:
         """Add how far the last update moved each block, where that was measured; before the row is saved or written."""
         if (ratios := self._ratio.measure()) is not None:
             progress.row["update_ratio"] = ratios
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Return how well those who know nothing, or hardly anything, foretell the held-out part."""
+        tokens = self.tokens
+        return baselines(tokens.train, tokens.val, tokens.tokenizer)
 
     def write_report(self) -> Path | None:
         """Write `report.html` from what the run has written so far and return where it is.
