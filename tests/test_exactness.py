@@ -70,7 +70,7 @@ def killed_often(settings, folder, seed: int) -> list[int]:
         if number % 5 == 4:  # while it is starting, most likely
             kill_after(process, out, 0, rng.uniform(0, min(3.0, seconds / 2)))
         else:
-            kill_after(process, out, rng.randint(0, 6), rng.uniform(0, 0.1))
+            kill_after(process, out, rng.randint(0, 6), rng.uniform(0, 0.05))
         assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
         killed_at.append(RunDir(out).metrics[-1]["step"] if lines(out) else -1)
     err = finish(start(settings, out))
@@ -86,7 +86,7 @@ def test_twenty_kills_at_random_moments_and_then_equal_hashes(small_config, tmp_
     for name in seeds:
         config = changed(
             small_config,
-            train={"steps": 250, "checkpoint_every": 5, "eval_every": 10, "log_every": 2},
+            train={"steps": 400, "checkpoint_every": 5, "eval_every": 10, "log_every": 2},
             model={"dropout": 0.2},
             optim={"name": name},
         )
@@ -104,16 +104,24 @@ def test_twenty_kills_at_random_moments_and_then_equal_hashes(small_config, tmp_
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs a Linux that forks")
-@pytest.mark.parametrize("optim", [{}, {"name": "muon"}], ids=["adamw", "muon"])
-def test_killed_just_before_any_change_of_a_file(small_config, tmp_path, optim):
+@pytest.mark.parametrize(
+    ("optim", "patience", "end", "kills"),
+    [({}, 0, 200, 20), ({"name": "muon"}, 0, 200, 20), ({"lr": 0.0}, 15, 150, 12)],
+    ids=["adamw", "muon", "patience"],
+)
+def test_killed_just_before_any_change_of_a_file(
+    small_config, tmp_path, optim, patience, end, kills
+):
     """At the beginning, while saving, publishing, logging, drawing the report and clearing up."""
     config = changed(
-        small_config, optim=optim, train={"steps": 90, "checkpoint_every": 7, "eval_every": 10}
+        small_config,
+        optim=optim,
+        train={"steps": 200, "patience": patience, "checkpoint_every": 7, "eval_every": 10},
     )
     (tmp_path / "run.toml").write_text(to_toml(config))
     seed, out = random.randrange(2**32), tmp_path / "killed"
     print("seed of the kills:", seed)
-    command = [sys.executable, "-m", "tests.killing", tmp_path / "run.toml", out, seed, 20]
+    command = [sys.executable, "-m", "tests.killing", tmp_path / "run.toml", out, seed, kills]
     done = subprocess.run(
         list(map(str, command)),
         capture_output=True,
@@ -125,6 +133,7 @@ def test_killed_just_before_any_change_of_a_file(small_config, tmp_path, optim):
     print(done.stdout)
     assert done.returncode == 0, done.stderr
     assert outcome(out) == outcome(tmp_path / "killed-whole")
+    assert outcome(out)[0] == f"step-{end:08d}"
 
 
 @pytest.mark.slow
@@ -132,14 +141,8 @@ def test_a_compiled_run_that_is_killed_is_bit_for_bit_the_undisturbed_one(small_
     config = changed(
         small_config,
         # Of two sequences at a time, the last ones of each evaluation included: another number is compiled anew.
-        train={
-            "micro_batch_size": 2,
-            "batch_size": 4,
-            "eval_tokens": 480,
-            "compile": True,
-            "steps": 12,
-        }
-        | {"checkpoint_every": 5, "log_every": 1},
+        train={"micro_batch_size": 2, "batch_size": 4, "eval_tokens": 480, "compile": True}
+        | {"steps": 12, "checkpoint_every": 5, "log_every": 1},
         model={"n_layer": 1, "dropout": 0.2},
     )
     (tmp_path / "run.toml").write_text(to_toml(config))

@@ -246,7 +246,7 @@ def test_epochs_become_steps(small_config, tmp_path):
 def test_minutes_become_steps_once(small_config, tmp_path, monkeypatch):
     config = changed(small_config, train={"steps": 0, "minutes": 0.1})
     monkeypatch.setattr("minigpt.pretrain.steps_in", lambda ends_at, trial: 17)
-    train(config, tmp_path / "run")
+    stopped_at(config, tmp_path / "run", 9)
     assert RunDir(tmp_path / "run").config.train.steps == 17
     assert RunDir(tmp_path / "run").config.train.minutes == 0
     monkeypatch.setattr("minigpt.pretrain.steps_in", lambda ends_at, trial: 99)
@@ -552,6 +552,22 @@ def test_a_signal_in_the_middle_of_anything_ends_the_run_soon_and_loses_nothing(
     with pytest.raises(KeyboardInterrupt):
         train(small_config, tmp_path / "parts")
     assert f"stopped and saved {saved_at}" in capsys.readouterr().err
+    train(small_config, tmp_path / "parts")
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_a_second_signal_stops_at_once_and_loses_nothing_that_was_saved(
+    small_config, tmp_path, monkeypatch, capsys
+):
+    train(small_config, tmp_path / "whole")
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        in_the_middle_of(patch, "likelihood", signal.SIGINT, 8)
+        in_the_middle_of(patch, "draw", signal.SIGINT, 8)
+        with pytest.raises(KeyboardInterrupt):
+            train(small_config, tmp_path / "parts")
+    assert "stopped and saved" not in capsys.readouterr().err
+    assert RunDir(tmp_path / "parts").newest_whole()[0].path.name == "step-00000006"
     train(small_config, tmp_path / "parts")
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
 
