@@ -7,9 +7,13 @@ STARTED = time.monotonic()  # before anything heavy is imported: `--minutes` cou
 
 def main() -> None:
     """Run the command line."""
-    from minigpt.cli import run
+    try:
+        from minigpt.cli import run
 
-    raise SystemExit(run(STARTED))
+        status = run(STARTED)
+    except KeyboardInterrupt:  # while it was starting
+        status = 130
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

@@ -37,14 +37,19 @@ def demo(config: RunConfig, out: Path, *, again: bool = False) -> dict[str, Any]
         say(f"This demo is done: {out} holds its model. `minigpt demo --again` starts over.\n")
     else:
         _introduce_model(job)
-    job.fit()
+    return job.fit(lambda: _conclude(job, out))
+
+
+def _conclude(job: TrainingJob, out: Path) -> dict[str, Any]:
+    say = job.log.say
     job.load_best()
     found = measure(out)
     _compare(job.log, found)
     say("\nWhat it writes now:\n")
     for prompt in PROMPTS:
         results(_quoted(job.draw(prompt)[0]))
-    say(f"\nHow it went, to look at in a browser: {job.write_report()}")
+    if report := job.write_report():
+        say(f"\nHow it went, to look at in a browser: {report}")
     say("\nThree commands to try next (in this folder as .venv/bin/minigpt):\n")
     say(f'  minigpt sample {out} --prompt "Raises " --temperature 0.6')
     say(f"  minigpt eval {out}")

@@ -1,6 +1,7 @@
 """Content in, a file out that is either whole or absent; and the reading of small files that may be damaged."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from minigpt.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write fails with for want of room
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import math
 import statistics
 import threading
@@ -20,6 +19,7 @@ from minigpt.data.tokens import Tokens
 from minigpt.errors import RunError, UserError, first_line
 from minigpt.evaluate.baselines import baselines
 from minigpt.evaluate.likelihood import Likelihood, evaluate
+from minigpt.files import FULL
 from minigpt.fit import Progress, fit
 from minigpt.guard import IN_A_ROW, Guard, Skipped
 from minigpt.log import Log
@@ -37,7 +37,6 @@ from minigpt.sampling import generate
 from minigpt.trackers import open_trackers
 
 REPORT_SECONDS = 0.2  # a report that takes longer is written at the end alone
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
 
 
@@ -52,6 +51,7 @@ class TrainingJob:
         runtime: Runtime,
         run: RunDir,
         log: Log,
+        place: Place | None = None,
     ) -> None:
         """Build the model and what trains it, as at step 0.
 
@@ -62,6 +62,7 @@ class TrainingJob:
             runtime: where.
             run: the directory that everything is written to.
             log: the voice of the run.
+            place: held in the run directory until `fit` is done; None: of a job that is only tried.
         """
         train = config.train
         self.config, self.requested, self.tokens = config, requested, tokens
@@ -89,7 +90,7 @@ class TrainingJob:
             on_device=runtime.device.type == "cuda",
             loss_scale=self.step.loss_scale,
         )
-        self.place = Place(run.path)
+        self.place = place
         self.progress = Progress()
         self.spent = {
             "evaluation": 0.0,
@@ -117,9 +118,10 @@ class TrainingJob:
             checkpoint: where the weights are.
             state: of the checkpoint.
         """
+        self.progress = Progress(**state["progress"])
+        lost = self._mend_best()
         fill(self.model, read_model(checkpoint.path)[1], str(checkpoint.path))
         restore_optimizer(self.optimizer, self.model, checkpoint.optimizer())
-        self.progress = Progress(**state["progress"])
         self.progress.losses = [
             torch.tensor(math.nan if loss is None else loss, device=self.runtime.device)
             for loss in self.progress.losses
@@ -130,11 +132,34 @@ class TrainingJob:
         self._saved_at = self.log.done = self.progress.step
         if state.get("is_done"):
             self._done_at = self.progress.step
-        self.steps = self.progress.guard.get("ended_at", self.steps)
-        self.log.cut(state["logs"])
+        self.steps = self.log.total_steps = self.progress.guard.get("ended_at", self.steps)
+        for sentence in (*self.log.cut(state["logs"]), *lost):
+            self.log.say(sentence)
 
-    def fit(self) -> None:
+    def _mend_best(self) -> list[str]:
+        """Publish the best weights again where they cannot be read; return what to say of it. The model is spoilt.
+
+        They are in a checkpoint if one of their step is kept; else the next ones that are evaluated take their place.
+        """
+        if self.progress.best_loss is None:
+            return []
+        try:
+            self.load_best()
+        except UserError as error:
+            kept = self.run.checkpoint_of(self.progress.best_step)
+            if kept.fault() is not None:
+                self.progress.best_loss = None
+                return [f"the best weights are lost, and the next ones take their place: {error}"]
+            fill(self.model, read_model(kept.path)[1], str(kept.path))
+            self.run.publish_best(self.model, self.tokens.tokenizer)
+            return [f"the best weights are taken from {kept.path.name}: {error}"]
+        return []
+
+    def fit(self, conclude: Callable[[], Any] = lambda: None) -> Any:
         """Train to the end, or until SIGINT or SIGTERM; the step under way is finished and saved.
+
+        Args:
+            conclude: done after the last step, while no other process may touch the run; what it returns is returned.
 
         Raises:
             KeyboardInterrupt, SystemExit(143): somebody stopped the run; it is saved.
@@ -147,17 +172,25 @@ class TrainingJob:
             self.log.trackers = open_trackers(self.config, self.run.path, begin)
             with StopSignals(self._stop) as signals, self.log:
                 self.within_memory(lambda: fit(self, self.progress), self._go_on_here)
+            if self._stop.is_set():
+                self._say_stopped()
+                signals.raise_received()
+            return conclude()
         except BrokenPipeError:  # whoever read our output has seen enough
             raise
         except OSError as error:
             raise self._cannot_write(error) from error
         finally:
-            self.place.leave()
-        if not self.is_finished:
-            self.log.say(
-                f"stopped and saved at step {self.progress.step}; the same command goes on from here"
-            )
-            signals.raise_received()
+            if self.place is not None:
+                self.place.leave()
+
+    def _say_stopped(self) -> None:
+        at = (
+            f"after the last step, {self.steps},"
+            if self.is_finished
+            else f"at step {self.progress.step}"
+        )
+        self.log.say(f"stopped and saved {at}; the same command goes on from here")
 
     # What `fit` asks for:
 
@@ -236,8 +269,7 @@ class TrainingJob:
                 lambda: self.likelihood(max_tokens=self.config.train.eval_tokens), self._save_halved
             )
             if progress.step == 0 and not self.config.data.stream:
-                tokens = self.tokens
-                progress.row["baselines"] = baselines(tokens.train, tokens.val, tokens.tokenizer)
+                progress.row["baselines"] = self.baselines()
         self.can_halve = False
         if not math.isfinite(found.loss):
             raise self._diverged(progress.step, f"the held-out loss is {found.loss}")
@@ -259,7 +291,7 @@ class TrainingJob:
         """Count the evaluations without a new best one, and end the run when there have been enough."""
         patience = self.config.train.patience
         if patience and waited >= patience and progress.step < self.steps:
-            self.steps = progress.guard["ended_at"] = progress.step
+            self.steps = self.log.total_steps = progress.guard["ended_at"] = progress.step
             # Written before this evaluation counts, for a run that is resumed from it repeats the evaluation.
             self._save(progress)
             self.log.say(
@@ -294,15 +326,7 @@ class TrainingJob:
         self.log.row(row, self._drawn)
         progress.row, self._drawn = {}, []
         if "val_loss" in row and self._report_seconds < REPORT_SECONDS:
-            self._write_report_or_say()
-
-    def _write_report_or_say(self) -> None:
-        """Write the report; what keeps it from being drawn does not keep the run from going on."""
-        try:
             self.write_report()
-        except UserError as error:
-            self._report_seconds = math.inf
-            self.log.say(f"no more reports are written: {error}")
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Generator[None]:
@@ -316,10 +340,24 @@ class TrainingJob:
         if (ratios := self._ratio.measure()) is not None:
             progress.row["update_ratio"] = ratios
 
-    def write_report(self) -> Path:
-        """Write `report.html` from what the run has written so far and return where it is."""
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Return how well those who know nothing, or hardly anything, foretell the held-out part."""
+        tokens = self.tokens
+        return baselines(tokens.train, tokens.val, tokens.tokenizer)
+
+    def write_report(self) -> Path | None:
+        """Write `report.html` from what the run has written so far and return where it is.
+
+        Where that is damaged there is none; it is said once and does not keep the run from going on.
+        """
         started = time.perf_counter()
-        path = write_report(self.run.path)
+        try:
+            path = write_report(self.run.path)
+        except UserError as error:
+            if self._report_seconds < math.inf:
+                self.log.say(f"no more reports are written: {error}")
+            self._report_seconds = math.inf
+            return None
         self._report_seconds = time.perf_counter() - started
         return path
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from minigpt.files import flush
 from minigpt.trackers import Tracker
 
 FILES = ("metrics.jsonl", "samples.txt", "train.log")
@@ -64,7 +66,7 @@ class Log:
     def step(self, step: int) -> None:
         """Move the live line to a step."""
         if self._live:
-            self._live.update(self._task, completed=step)
+            self._live.update(self._task, completed=step, total=self.total_steps)
 
     def samples(self, step: int, texts: Sequence[str]) -> None:
         """Write texts drawn at a step to `samples.txt`, and show the beginning of the first."""
@@ -76,16 +78,29 @@ class Log:
         )
 
     def sizes(self) -> dict[str, int]:
-        """Return how many bytes of each file there are."""
-        return {name: path.stat().st_size for name in FILES if (path := self._path(name)).is_file()}
+        """Return how many bytes of each file there are, and are on the disk."""
+        paths = {name: path for name in FILES if (path := self._path(name)).is_file()}
+        for path in paths.values():
+            flush(path)
+        return {name: path.stat().st_size for name, path in paths.items()}
 
-    def cut(self, sizes: dict[str, int]) -> None:
-        """Cut each file back to what `sizes` returned then."""
+    def cut(self, sizes: dict[str, int]) -> list[str]:
+        """Cut each file back to what `sizes` returned then; return a sentence for each that is shorter.
+
+        What is written next begins a line of its own there, too.
+        """
+        short = []
         for name in FILES:
-            path = self._path(name)
-            if path.is_file() and path.stat().st_size > sizes.get(name, 0):
-                with path.open("r+b") as file:
-                    file.truncate(sizes.get(name, 0))
+            path, known = self._path(name), sizes.get(name, 0)
+            size = path.stat().st_size if path.is_file() else 0
+            if size < known:
+                short.append(
+                    f"{name} has {size} bytes instead of {known}: what is gone is not written again"
+                )
+                known = path.read_bytes().rfind(b"\n") + 1 if size else 0
+            if size > known:
+                os.truncate(path, known)
+        return short
 
     def __enter__(self) -> Self:
         """Show the live line, where the terminal can redraw one."""

@@ -60,7 +60,12 @@ def train(
     introduce(job)
     if job.is_finished:
         job.log.say(f"this run is finished ({job.steps} steps); --again starts over")
-    job.fit()
+    job.fit(lambda: conclude(job))
+    return job.run.path
+
+
+def conclude(job: TrainingJob) -> None:
+    """Judge the best weights by all that is held out, say how the run went, and print samples."""
     job.load_best()
     found = job.likelihood()
     job.log.say(
@@ -69,10 +74,10 @@ def train(
     )
     job.log.say(verdict(job.run.metrics).sentence)
     job.log.say(f"{job.progress.seconds:.1f} s in updates; the run is {job.run.path}")
-    job.log.say(f"how it went, to look at: {job.write_report()}")
+    if report := job.write_report():
+        job.log.say(f"how it went, to look at: {report}")
     for text in job.draw():
         results(text)
-    return job.run.path
 
 
 def prepare_run(
@@ -85,7 +90,7 @@ def prepare_run(
 ) -> TrainingJob:
     """Return the job of the run in `out`, new or resumed, ready to `fit`; arguments as `train`.
 
-    Until it has been fit, or is given up (`job.place.leave`), no other job of this run can be had.
+    Until `fit` has ended, or the job is given up (`job.place.leave`), no other job of this run can be had.
     """
     started = time.monotonic() if started is None else started
     settings.check(config)
@@ -94,21 +99,20 @@ def prepare_run(
     run.check_free()
     place.take()
     try:
-        job = _job_in(run, place, config, again, override, started)
+        return _job_in(run, place, config, again, override, started)
     except BaseException:
         place.leave()
         raise
-    job.place = place
-    return job
 
 
 def _job_in(
     run: RunDir, place: Place, config: RunConfig, again: bool, override: bool, started: float
 ) -> TrainingJob:
     log = Log(run.path)
+    run.recover()
     checkpoint, skipped = (None, []) if again else run.newest_whole()
     if checkpoint is not None:
-        return _resumed(config, run, log, checkpoint, skipped, override)
+        return _resumed(config, run, place, log, checkpoint, skipped, override)
     # The first row is written after the first checkpoint, so a run with rows once had one.
     if not again and (skipped or run.metrics):
         raise UserError(
@@ -118,7 +122,7 @@ def _job_in(
     device = start_runtime(config.train).device
     tokens = prepare(config.data, log.say)
     resolved = resolve(config, tokens, device, run, log, started)
-    job = TrainingJob(resolved, config, tokens, start_runtime(resolved.train), run, log)
+    job = TrainingJob(resolved, config, tokens, start_runtime(resolved.train), run, log, place)
     run.make()
     place.take()
     run.clear()
@@ -129,6 +133,7 @@ def _job_in(
 def _resumed(
     config: RunConfig,
     run: RunDir,
+    place: Place,
     log: Log,
     checkpoint: Checkpoint,
     skipped: list[str],
@@ -150,7 +155,7 @@ def _resumed(
     serious = _serious(settings.changes(before, resolved), config)
     if serious:  # it may have ended before its last step; with these settings it may not
         state["progress"].get("guard", {}).pop("ended_at", None)
-    job = TrainingJob(resolved, config, tokens, runtime, run, log)
+    job = TrainingJob(resolved, config, tokens, runtime, run, log, place)
     job.resume(checkpoint, state)
     run.create(resolved, tokens.facts)
     for line in skipped:

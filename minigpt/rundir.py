@@ -16,8 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from minigpt.config import RunConfig, file_layer, from_dict, to_toml
-from minigpt.errors import UserError
-from minigpt.files import flush, read_json, replace_json, replace_text, sha256_of
+from minigpt.errors import RunError, UserError
+from minigpt.files import FULL, flush, read_json, replace_json, replace_text, sha256_of
 from minigpt.model.transformer import GPT
 from minigpt.model.weights import read_tensors, save_tensors
 from minigpt.tokenizer import Tokenizer
@@ -27,6 +27,7 @@ WRITTEN = (
     "metrics.jsonl", "samples.txt", "train.log", "data.json", "report.html", "wandb.json",
 )  # fmt: skip
 TRACKED = ("tensorboard", "wandb")  # folders of what shows the run elsewhere
+ASIDE = ".older.tmp"  # a checkpoint, while one of the same step takes its place
 MANIFEST, STATE, OPTIMIZER = "manifest.json", "state.json", "optimizer.safetensors"
 
 
@@ -63,6 +64,9 @@ class Checkpoint:
                 return f"{name} has {file.stat().st_size} bytes instead of {size}"
             if sha256_of(file) != sha256:
                 return f"the content of {name} has changed"
+        # Others are somebody's notes, but these would be read in the place of what was saved.
+        if foreign := {file.name for file in self.path.glob("model*")} - files.keys():
+            return f"{min(foreign)} is not in its manifest"
         try:
             self.state()
         except UserError:
@@ -85,9 +89,9 @@ class RunDir:
                 _remove(left)  # of a process that was killed while it wrote
             self.record(config)
             self.checkpoints.mkdir(exist_ok=True)
+            replace_json(self.path / "data.json", data)
         except OSError as error:
             raise self._not_made(error) from None
-        replace_json(self.path / "data.json", data)
 
     def make(self) -> None:
         """Make the folder itself."""
@@ -96,7 +100,12 @@ class RunDir:
         except OSError as error:
             raise self._not_made(error) from None
 
-    def _not_made(self, error: OSError) -> UserError:
+    def _not_made(self, error: OSError) -> UserError | RunError:
+        if error.errno in FULL:
+            return RunError(
+                f"the run directory {self.path} cannot be written: {error.strerror}; what is whole is kept: make room, "
+                "and run the same command again"
+            )
         return UserError(f"the run directory {self.path} cannot be made: {error.strerror}")
 
     def record(self, config: RunConfig) -> None:
@@ -122,6 +131,7 @@ class RunDir:
             )
         begun = (self.path / "data.json").is_file() or not (self.path / "config.json").is_file()
         ours = ours and begun  # some other folder may have a run.toml
+        ours = ours or any((c / MANIFEST).is_file() for c in self._checkpoint_folders())
         if self.path.is_dir() and not ours and any(_shown(self.path)):
             raise UserError(f"{self.path} holds files that are not of a run; choose another --out")
 
@@ -146,10 +156,10 @@ class RunDir:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The objects of `metrics.jsonl`, without a last line that is still being written."""
+        """The objects of `metrics.jsonl`, without lines that are damaged or still being written."""
         path = self.path / "metrics.jsonl"
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+        return [row for line in lines[:-1] if (row := _row_of(line)) is not None]
 
     def save_checkpoint(
         self,
@@ -161,7 +171,7 @@ class RunDir:
         keep: int,
     ) -> Checkpoint:
         """Write the checkpoint of a step and remove all but the last `keep`."""
-        final = self.checkpoints / f"step-{step:08d}"
+        final = self.checkpoint_of(step).path
         with self._appearing(final) as folder:
             model.save_pretrained(folder, tokenizer)
             save_tensors(optimizer, folder / OPTIMIZER)
@@ -176,8 +186,20 @@ class RunDir:
         kept = [folder for folder in self._checkpoint_folders() if folder.name <= final.name][:keep]
         for folder in self._checkpoint_folders():
             if folder not in kept:
-                shutil.rmtree(folder)
+                _remove(folder)
         return Checkpoint(final)
+
+    def checkpoint_of(self, step: int) -> Checkpoint:
+        """Return the checkpoint of a step, whether it is there or not."""
+        return Checkpoint(self.checkpoints / f"step-{step:08d}")
+
+    def recover(self) -> None:
+        """Put back the checkpoint of a process that was killed while one of the same step took its place.
+
+        Only for who holds the place: another process may be about to do the second half.
+        """
+        for aside in self.checkpoints.glob(f".step-*{ASIDE}"):
+            _put_back(aside)
 
     def newest_whole(self) -> tuple[Checkpoint | None, list[str]]:
         """Return the newest checkpoint that is whole, and a sentence for each newer one that is not."""
@@ -213,20 +235,28 @@ class RunDir:
     def _appearing(self, final: Path) -> Generator[Path]:
         """Give a folder to write into that becomes `final` when the block ends well."""
         hidden = final.with_name(f".{final.name}.tmp")
-        older = final.with_name(f".{final.name}.older.tmp")
-        for left in (hidden, older):
-            shutil.rmtree(left, ignore_errors=True)  # of a run that was killed while writing
+        aside = final.with_name(f".{final.name}{ASIDE}")
+        shutil.rmtree(hidden, ignore_errors=True)  # of a run that was killed while writing
         hidden.mkdir(parents=True)
         try:
             yield hidden
             flush(hidden)
             if final.exists():  # a damaged one, or the same one from before a resume
-                os.replace(final, older)
+                os.replace(final, aside)
             os.replace(hidden, final)
             flush(final.parent)
         finally:
-            for left in (hidden, older):
-                shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(hidden, ignore_errors=True)
+            _put_back(aside)
+
+
+def _row_of(line: bytes) -> dict[str, Any] | None:
+    """Return the object in a line of `metrics.jsonl`; None where there is no whole one."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "step" in row else None
 
 
 def _shown(folder: Path) -> list[Path]:
@@ -234,8 +264,16 @@ def _shown(folder: Path) -> list[Path]:
     return [p for p in folder.iterdir() if not p.name.startswith(".")]
 
 
+def _put_back(aside: Path) -> None:
+    """Give a checkpoint its name back if the one that was to take its place never did; else remove it."""
+    final = aside.with_name(aside.name.removeprefix(".").removesuffix(ASIDE))
+    if aside.exists() and not final.exists():
+        os.replace(aside, final)
+    _remove(aside)
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)

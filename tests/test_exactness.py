@@ -1,6 +1,5 @@
 """The promise that a run survives `kill -9`, a full disk and a second process bit for bit, kept with real processes."""
 
-import dataclasses
 import os
 import random
 import shutil
@@ -8,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ from minigpt.rundir import RunDir
 from .test_pretrain import changed, outcome
 
 
-def start(settings, out) -> subprocess.Popen:
+def start(settings, out, **environment: str) -> subprocess.Popen:
     command = [
         sys.executable,
         "-m",
@@ -29,12 +30,16 @@ def start(settings, out) -> subprocess.Popen:
         str(out),
     ]
     return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
     )
 
 
 def finish(process: subprocess.Popen) -> str:
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return err
 
@@ -46,7 +51,7 @@ def lines(out) -> int:
 
 def kill_after(process: subprocess.Popen, out, more_lines: int, then_seconds: float) -> None:
     """Kill -9 once the run has logged some lines more, and a moment later; anywhere, a save included."""
-    wanted, deadline = lines(out) + more_lines, time.monotonic() + 90
+    wanted, deadline = lines(out) + more_lines, time.monotonic() + 300
     while lines(out) < wanted and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     time.sleep(then_seconds)
@@ -54,30 +59,113 @@ def kill_after(process: subprocess.Popen, out, more_lines: int, then_seconds: fl
     process.communicate(timeout=60)
 
 
+def killed_often(settings, folder, seed: int) -> list[int]:
+    """Train undisturbed, and once more with twenty kills; return the last step that was logged at each kill."""
+    rng, killed_at, out = random.Random(seed), [], folder / "killed"
+    started = time.monotonic()
+    finish(start(settings, folder / "whole"))
+    seconds = time.monotonic() - started
+    for number in range(20):
+        process = start(settings, out)
+        if number % 5 == 4:  # while it is starting, most likely
+            kill_after(process, out, 0, rng.uniform(0, min(3.0, seconds / 2)))
+        else:
+            kill_after(process, out, rng.randint(0, 6), rng.uniform(0, 0.05))
+        assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+        killed_at.append(RunDir(out).metrics[-1]["step"] if lines(out) else -1)
+    err = finish(start(settings, out))
+    assert "going on from step" in err
+    return killed_at
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("optimizer", "steps", "kills"), [("adamw", 200, 5), ("muon", 70, 2)])
-def test_killed_anywhere_and_resumed_is_bit_for_bit_the_undisturbed_run(
-    small_config, tmp_path, optimizer, steps, kills
+def test_twenty_kills_at_random_moments_and_then_equal_hashes(small_config, tmp_path):
+    """With dropout, accumulation, evaluations, samples and several epochs; AdamW and Muon side by side."""
+    seeds = {name: random.randrange(2**32) for name in ("adamw", "muon")}
+    print("seeds of the kills:", seeds)
+    for name in seeds:
+        config = changed(
+            small_config,
+            train={"steps": 400, "checkpoint_every": 5, "eval_every": 10, "log_every": 2},
+            model={"dropout": 0.2},
+            optim={"name": name},
+        )
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.toml").write_text(to_toml(config))
+    with ThreadPoolExecutor() as pool:
+        killed_at = pool.map(
+            lambda name: killed_often(tmp_path / name / "run.toml", tmp_path / name, seeds[name]),
+            seeds,
+        )
+        print("killed after the steps:", list(killed_at))
+    for name in seeds:
+        assert outcome(tmp_path / name / "killed") == outcome(tmp_path / name / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs a Linux that forks")
+@pytest.mark.parametrize(
+    ("optim", "patience", "end", "kills"),
+    [({}, 0, 200, 20), ({"name": "muon"}, 0, 200, 20), ({"lr": 0.0}, 15, 150, 12)],
+    ids=["adamw", "muon", "patience"],
+)
+def test_killed_just_before_any_change_of_a_file(
+    small_config, tmp_path, optim, patience, end, kills
 ):
-    """Steps with dropout, accumulation, evaluations and several epochs; kills at random moments."""
+    """At the beginning, while saving, publishing, logging, drawing the report and clearing up."""
     config = changed(
         small_config,
-        train={"steps": steps, "checkpoint_every": 7, "eval_every": 20, "log_every": 3},
-        model={"dropout": 0.2},
-        optim={"name": optimizer},
+        optim=optim,
+        train={"steps": 200, "patience": patience, "checkpoint_every": 7, "eval_every": 10},
     )
-    (tmp_path / "run.toml").write_text(to_toml(dataclasses.replace(config)))
-    finish(start(tmp_path / "run.toml", tmp_path / "whole"))
-    rng, killed_at = random.Random(0), []
-    for _ in range(kills):
-        process = start(tmp_path / "run.toml", tmp_path / "killed")
-        kill_after(process, tmp_path / "killed", rng.randint(1, 9), rng.random() * 0.05)
-        assert process.returncode == -signal.SIGKILL
-        killed_at.append(RunDir(tmp_path / "killed").metrics[-1]["step"])
-    assert killed_at[-1] < steps
-    err = finish(start(tmp_path / "run.toml", tmp_path / "killed"))
+    (tmp_path / "run.toml").write_text(to_toml(config))
+    seed, out = random.randrange(2**32), tmp_path / "killed"
+    print("seed of the kills:", seed)
+    command = [sys.executable, "-m", "tests.killing", tmp_path / "run.toml", out, seed, kills]
+    done = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parent.parent,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert outcome(out) == outcome(tmp_path / "killed-whole")
+    assert outcome(out)[0] == f"step-{end:08d}"
+
+
+@pytest.mark.slow
+def test_a_compiled_run_that_is_killed_is_bit_for_bit_the_undisturbed_one(small_config, tmp_path):
+    config = changed(
+        small_config,
+        # Of two sequences at a time, the last ones of each evaluation included: another number is compiled anew.
+        train={"micro_batch_size": 2, "batch_size": 4, "eval_tokens": 480, "compile": True}
+        | {"steps": 12, "checkpoint_every": 5, "log_every": 1},
+        model={"n_layer": 1, "dropout": 0.2},
+    )
+    (tmp_path / "run.toml").write_text(to_toml(config))
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
+    finish(start(tmp_path / "run.toml", tmp_path / "whole", **cache))
+    killed = start(tmp_path / "run.toml", tmp_path / "killed", **cache)
+    kill_after(killed, tmp_path / "killed", 8, 0.0)
+    assert killed.returncode == -signal.SIGKILL
+    err = finish(start(tmp_path / "run.toml", tmp_path / "killed", **cache))
     assert "going on from step" in err
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_with_fewer_threads_a_run_goes_on_and_says_that_it_is_no_longer_the_same(
+    small_config, tmp_path
+):
+    (tmp_path / "run.toml").write_text(to_toml(small_config))
+    killed = start(tmp_path / "run.toml", tmp_path / "run", OMP_NUM_THREADS="2")
+    kill_after(killed, tmp_path / "run", 3, 0.0)
+    assert killed.returncode == -signal.SIGKILL
+    err = finish(start(tmp_path / "run.toml", tmp_path / "run", OMP_NUM_THREADS="1"))
+    assert "(threads was 2, is 1): it goes on, but no longer bit for bit" in err
 
 
 @pytest.mark.slow

@@ -121,6 +121,56 @@ def test_an_update_that_is_not_finite_is_left_out_and_said(small_config, tmp_pat
     json.loads(state.read_text(), parse_constant=pytest.fail)
 
 
+def test_a_token_that_gives_no_numbers_costs_the_updates_of_its_windows_alone(
+    small_config, tmp_path
+):
+    """A hook turns the embedding of a rare character into NaN, wherever it stands in a batch."""
+    sentence, rare = "the cat sat on the mat. ", "Z"
+    parts = [sentence * 100 + rare] * 6 + [sentence * 200]  # the last tenth has none
+    (tmp_path / "text.txt").write_text("".join(parts))
+    config = changed(small_config, data={"source": str(tmp_path / "text.txt")}, train={"steps": 60})
+    job = prepare_run(config, tmp_path / "run")
+    (bad,) = job.tokens.tokenizer.encode(rare)
+
+    def spoil(module, inputs, output):
+        return output.masked_fill((inputs[0] == bad).unsqueeze(-1), math.nan)
+
+    job.model.embedding.register_forward_hook(spoil)
+    struck = [
+        step
+        for step in range(60)
+        if any(bool((batch.ids == bad).any()) for batch in job.batches(step))
+    ]
+    assert 2 <= len(struck) <= 20
+    job.fit()
+    said = [line for line in text_of(tmp_path / "run").splitlines() if "is left out" in line]
+    assert [line.split(":")[0] for line in said] == [f"step {step + 1}" for step in struck]
+    for step, line in zip(struck, said, strict=True):
+        assert "the loss is nan (the first gradient that is not finite: embedding.weight)" in line
+        named = [int(start) for start in line.split("at the tokens ")[1].split(", ")]
+        windows = [job.tokens.train[start : start + 16].tolist() for start in named]
+        assert any(bad in window for window in windows), step
+    assert all(parameter.isfinite().all() for parameter in job.model.parameters())
+    rows = RunDir(tmp_path / "run").metrics
+    assert sum(row.get("skipped", 0) for row in rows) == len(struck)
+    assert rows[-1]["val_loss"] < rows[0]["val_loss"] - 0.3
+
+
+def test_a_gradient_that_is_not_finite_is_named_although_the_loss_is(small_config, tmp_path):
+    job = prepare_run(small_config, tmp_path / "run")
+
+    def spoil(gradient):
+        return gradient * (math.inf if job.progress.step == 9 else 1.0)
+
+    job.model.blocks[1].mlp.up.weight.register_hook(spoil)
+    job.fit()
+    said = [line for line in text_of(tmp_path / "run").splitlines() if "is left out" in line]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "step 10: the update is left out, for the gradient of blocks.1.mlp.up.weight is not finite (the loss is 2."
+    )
+
+
 def test_a_resumed_run_leaves_the_same_updates_out(small_config, tmp_path):
     fit_in_parts(small_config, tmp_path / "whole", [], lambda job: with_losses(job, BAD))
     fit_in_parts(small_config, tmp_path / "parts", [6, 7, 13], lambda job: with_losses(job, BAD))
@@ -332,7 +382,10 @@ def test_without_a_new_best_for_so_long_the_run_ends_early(small_config, tmp_pat
     assert 2 * (best + 3) < 24
     capsys.readouterr()
     train(config, tmp_path / "run")
-    assert f"this run is finished ({2 * (best + 3)} steps)" in capsys.readouterr().err
+    end = 2 * (best + 3)
+    said = capsys.readouterr().err
+    assert f"this run is finished ({end} steps)" in said
+    assert f"step {end}/{end}  " in said
     assert outcome(tmp_path / "run") == ended
     train(changed(config, train={"patience": 0}), tmp_path / "run", override=True)
     assert outcome(tmp_path / "run")[0] == "step-00000024"

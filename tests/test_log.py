@@ -43,6 +43,21 @@ def test_logs_are_cut_to_what_was_known(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
+def test_a_log_that_is_shorter_than_it_was_is_said_and_goes_on_with_a_line_of_its_own(tmp_path):
+    log = Log(tmp_path)
+    log.row(ROW)
+    log.row(ROW)
+    sizes = log.sizes()
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(ROW) + '\n{"step')
+    (tmp_path / "train.log").unlink()
+    said = log.cut(sizes)
+    assert said[0].startswith(f"metrics.jsonl has {len(json.dumps(ROW)) + 7} bytes instead of ")
+    assert said[1].startswith("train.log has 0 bytes instead of ")
+    log.row(ROW)
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row) for row in rows] == [ROW, ROW]
+
+
 def test_rows_without_evaluation_are_thinned_out_in_a_plain_terminal(tmp_path, capsys):
     log = Log(tmp_path, total_steps=10)
     plain = {"step": 1, "train_loss": 1.0, "tokens_per_second": 1, "seconds": 0.0}

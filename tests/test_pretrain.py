@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import signal
 import threading
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 import transformers
 
 import minigpt
+from minigpt import pretrain
 from minigpt.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from minigpt.errors import UserError
+from minigpt.job import TrainingJob
 from minigpt.pretrain import prepare_run, train
 from minigpt.rundir import RunDir
 
@@ -243,7 +246,7 @@ def test_epochs_become_steps(small_config, tmp_path):
 def test_minutes_become_steps_once(small_config, tmp_path, monkeypatch):
     config = changed(small_config, train={"steps": 0, "minutes": 0.1})
     monkeypatch.setattr("minigpt.pretrain.steps_in", lambda ends_at, trial: 17)
-    train(config, tmp_path / "run")
+    stopped_at(config, tmp_path / "run", 9)
     assert RunDir(tmp_path / "run").config.train.steps == 17
     assert RunDir(tmp_path / "run").config.train.minutes == 0
     monkeypatch.setattr("minigpt.pretrain.steps_in", lambda ends_at, trial: 99)
@@ -515,3 +518,187 @@ def test_what_is_faster_is_found_out_once(small_config, tmp_path, monkeypatch):
         "3.0 times as fast as in fp32 (a trial): train.dtype is bf16"
         in (tmp_path / "run" / "train.log").read_text()
     )
+
+
+def in_the_middle_of(monkeypatch, name, number, step=None):
+    """Have a signal come in the middle of what a job does under this name; once, at this step."""
+    done, before = [], getattr(TrainingJob, name)
+
+    def interrupted(job, *arguments, **settings):
+        if not done and step in (None, job.progress.step):
+            done.append(True)
+            signal.raise_signal(number)
+        return before(job, *arguments, **settings)
+
+    monkeypatch.setattr(TrainingJob, name, interrupted)
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "saved_at"),
+    [
+        ("evaluate", 8, "at step 9"),
+        ("draw", 8, "at step 9"),
+        ("write_report", 16, "at step 17"),
+        ("_write_checkpoint", 12, "at step 13"),
+        ("evaluate", 24, "after the last step, 24,"),
+        ("draw", 24, "after the last step, 24,"),
+    ],
+)
+def test_a_signal_in_the_middle_of_anything_ends_the_run_soon_and_loses_nothing(
+    small_config, tmp_path, monkeypatch, capsys, name, step, saved_at
+):
+    train(small_config, tmp_path / "whole")
+    in_the_middle_of(monkeypatch, name, signal.SIGINT, step)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_config, tmp_path / "parts")
+    assert f"stopped and saved {saved_at}" in capsys.readouterr().err
+    train(small_config, tmp_path / "parts")
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_a_second_signal_stops_at_once_and_loses_nothing_that_was_saved(
+    small_config, tmp_path, monkeypatch, capsys
+):
+    train(small_config, tmp_path / "whole")
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        in_the_middle_of(patch, "likelihood", signal.SIGINT, 8)
+        in_the_middle_of(patch, "draw", signal.SIGINT, 8)
+        with pytest.raises(KeyboardInterrupt):
+            train(small_config, tmp_path / "parts")
+    assert "stopped and saved" not in capsys.readouterr().err
+    assert RunDir(tmp_path / "parts").newest_whole()[0].path.name == "step-00000006"
+    train(small_config, tmp_path / "parts")
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_sigterm_is_told_from_sigint_by_the_status(small_config, tmp_path, monkeypatch):
+    in_the_middle_of(monkeypatch, "draw", signal.SIGTERM, 8)
+    with pytest.raises(SystemExit) as ended:
+        train(small_config, tmp_path / "run")
+    assert ended.value.code == 143
+
+
+@pytest.mark.parametrize("name", ["likelihood", "write_report", "draw"])
+def test_after_the_last_step_a_signal_stops_at_once_and_the_same_command_does_the_rest(
+    small_config, tmp_path, monkeypatch, name
+):
+    train(small_config, tmp_path / "whole")
+    before = pretrain.conclude
+
+    def concluding(job):
+        in_the_middle_of(monkeypatch, name, signal.SIGINT)
+        before(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "conclude", concluding)
+        with pytest.raises(KeyboardInterrupt):
+            train(small_config, tmp_path / "parts")
+    train(small_config, tmp_path / "parts")
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_a_run_is_in_use_until_its_last_word_is_said(small_config, tmp_path, monkeypatch):
+    refused, before = [], TrainingJob.draw
+
+    def drawing(job, *arguments):
+        with pytest.raises(UserError, match="run is in use by process"):
+            prepare_run(small_config, tmp_path / "run")
+        refused.append(job.progress.step)
+        return before(job, *arguments)
+
+    monkeypatch.setattr(TrainingJob, "draw", drawing)
+    train(small_config, tmp_path / "run")
+    assert refused == [0, 8, 16, 24, 24]  # after each evaluation, and once more at the end
+    prepare_run(small_config, tmp_path / "run").place.leave()
+
+
+def make_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGES = {
+    "gone": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3]),
+    "other content": lambda path: path.write_bytes(b"\xff{\x00"),
+}
+
+
+def stopped_at(config, out, step):
+    job = prepare_run(config, out)
+    stop_after(job, step)
+    with pytest.raises(KeyboardInterrupt):
+        job.fit()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["run.toml", "data.json"])
+def test_settings_and_facts_that_are_damaged_are_written_anew(small_config, tmp_path, name, damage):
+    train(small_config, tmp_path / "whole")
+    stopped_at(small_config, tmp_path / "parts", 13)
+    sound = (tmp_path / "parts" / name).read_bytes()
+    DAMAGES[damage](tmp_path / "parts" / name)
+    train(small_config, tmp_path / "parts")
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+    assert (tmp_path / "parts" / name).read_bytes() == sound
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "a folder"])
+def test_best_weights_that_are_damaged_are_taken_from_the_checkpoint_of_their_step(
+    small_config, tmp_path, capsys, damage
+):
+    config = changed(small_config, train={"checkpoint_every": 4, "keep": 3})
+    train(config, tmp_path / "whole")
+    stopped_at(config, tmp_path / "parts", 13)
+    weights = tmp_path / "parts" / "model.safetensors"
+    if damage == "a folder":
+        make_folder(weights)
+        with pytest.raises(OSError, match="Is a directory"):
+            train(config, tmp_path / "parts")
+        weights.rmdir()
+    else:
+        DAMAGES[damage](weights)
+    train(config, tmp_path / "parts")
+    assert "the best weights are taken from step-00000008: " in capsys.readouterr().err
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_best_weights_that_are_lost_are_said_to_be(small_config, tmp_path, capsys):
+    stopped_at(small_config, tmp_path / "run", 15)
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"")
+    train(small_config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "the best weights are lost, and the next ones take their place: " in said
+    assert "model.safetensors is cut short or damaged" in said
+    minigpt.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt", "train.log"])
+def test_a_log_that_is_damaged_is_said_and_costs_its_own_lines_alone(
+    small_config, tmp_path, capsys, name, damage
+):
+    train(small_config, tmp_path / "whole")
+    stopped_at(small_config, tmp_path / "parts", 13)
+    DAMAGES[damage](tmp_path / "parts" / name)
+    train(small_config, tmp_path / "parts")
+    assert f"{name} has " in capsys.readouterr().err
+    ours, theirs = outcome(tmp_path / "parts"), outcome(tmp_path / "whole")
+    assert ours[:2] == theirs[:2]
+    assert [row["step"] for row in ours[2] if row["step"] > 13] == [16, 20, 24]
+    assert all(row in theirs[2] for row in ours[2])
+    assert ours[2] == theirs[2] or name == "metrics.jsonl"
+
+
+def test_a_line_of_the_metrics_with_a_flipped_bit_ends_no_run(small_config, tmp_path, capsys):
+    stopped_at(small_config, tmp_path / "run", 13)
+    file = tmp_path / "run" / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([lines[0], b"\xfb" + lines[1][1:], *lines[2:]]))
+    train(small_config, tmp_path / "run")
+    assert [row["step"] for row in RunDir(tmp_path / "run").metrics] == [0, 8, 12, 16, 20, 24]
+    said = capsys.readouterr().err
+    assert said.count("no more reports are written: line 2 of ") == 1
+    assert "verdict: " in said

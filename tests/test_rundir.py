@@ -1,12 +1,14 @@
 import hashlib
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from minigpt.config import RunConfig
-from minigpt.errors import UserError
+from minigpt.errors import RunError, UserError
 from minigpt.interop.loading import load
 from minigpt.model.transformer import GPT
 from minigpt.rundir import RunDir
@@ -55,15 +57,17 @@ def test_only_the_last_ones_are_kept(tmp_path):
         "generation_config.json",
     ],
 )
-@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "gone", "a folder"])
 def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path, name, damage):
     run = begun(tmp_path)
     file = run.checkpoints / "step-00000020" / name
     content = bytearray(file.read_bytes())
-    if damage == "gone":
+    if damage in ("gone", "a folder"):
         file.unlink()
-    elif damage == "cut":
-        file.write_bytes(content[:-7])
+        if damage == "a folder":
+            file.mkdir()
+    elif damage in ("cut", "empty"):
+        file.write_bytes(content[:-7] if damage == "cut" else b"")
     else:
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
@@ -73,6 +77,68 @@ def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path, name, damage):
     assert (
         f"step-00000020: {name if damage != 'flipped' else 'the content of ' + name}" in skipped[0]
     )
+
+
+def test_a_file_too_many_is_no_damage(tmp_path):
+    run = begun(tmp_path)
+    (run.checkpoints / "step-00000020" / "notes.txt").write_text("mine")
+    assert run.newest_whole()[0].path.name == "step-00000020"
+
+
+def test_weights_too_many_are_damage(tmp_path):
+    run = begun(tmp_path)
+    (run.checkpoints / "step-00000020" / "model.safetensors.index.json").write_text("{}")
+    checkpoint, skipped = run.newest_whole()
+    assert checkpoint.path.name == "step-00000010"
+    assert "model.safetensors.index.json is not in its manifest" in skipped[0]
+
+
+@pytest.mark.parametrize("damage", ["a file", "empty"])
+def test_a_checkpoint_that_is_no_folder_of_files_is_skipped(tmp_path, damage):
+    run = begun(tmp_path)
+    folder = run.checkpoints / "step-00000020"
+    shutil.rmtree(folder)
+    if damage == "a file":
+        folder.write_text("x")
+    else:
+        folder.mkdir()
+    checkpoint, skipped = run.newest_whole()
+    assert checkpoint.path.name == "step-00000010"
+    assert skipped == [
+        "skipped the damaged checkpoint step-00000020: its manifest is missing or damaged"
+    ]
+    run.save_checkpoint(20, GPT(tiny()), TOKENIZER, {"a/b": torch.zeros(1)}, {"step": 20}, 1)
+    assert run.newest_whole()[0].path.name == "step-00000020"
+    assert os.listdir(run.checkpoints) == ["step-00000020"]
+
+
+class KilledError(BaseException):
+    """What no code of ours catches."""
+
+
+@pytest.mark.parametrize("rename", [1, 2])
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_saving_a_step_again_never_leaves_a_moment_without_a_checkpoint(
+    tmp_path, monkeypatch, rename, is_killed
+):
+    """At each of its two renames it fails, or is killed and puts nothing back; the only checkpoint is still there."""
+    run, renamed, replace = begun(tmp_path, steps=[10]), [], os.replace
+
+    def failing(source, target):
+        if "step-00000010" in (Path(source).name, Path(target).name):
+            renamed.append(target)
+            if len(renamed) == rename:
+                raise KilledError
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", failing)
+        patch.setattr("minigpt.rundir._put_back", lambda aside: None) if is_killed else None
+        with pytest.raises(KilledError):
+            run.save_checkpoint(10, GPT(tiny()), TOKENIZER, {"a/b": torch.zeros(1)}, {}, 1)
+    run.recover()
+    assert run.newest_whole()[0].state() == {"step": 10}
+    assert os.listdir(run.checkpoints) == ["step-00000010"]
 
 
 def test_a_damaged_later_checkpoint_never_costs_the_one_just_saved(tmp_path):
@@ -153,6 +219,18 @@ def test_a_checkpoint_without_a_manifest_is_none(tmp_path):
     assert len(run.newest_whole()[1]) == 2
 
 
+@pytest.mark.parametrize(("number", "kind"), [(28, RunError), (13, UserError)])
+def test_a_disk_that_is_full_at_the_start_is_no_mistake_in_the_command(
+    tmp_path, monkeypatch, number, kind
+):
+    def failing(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("minigpt.rundir.replace_text", failing)
+    with pytest.raises(kind, match=os.strerror(number)):
+        begun(tmp_path)
+
+
 def test_a_save_that_fails_leaves_no_trace_and_the_older_ones(tmp_path, monkeypatch):
     run = begun(tmp_path)
 
@@ -193,6 +271,24 @@ def test_metrics_leave_out_a_line_that_is_being_written(tmp_path):
     assert run.metrics == []
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste')
     assert run.metrics == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("line", [b"{", b"", b"\xff", b"[]", b"{}", b"\x00\x00", b'{"step": 1'])
+def test_metrics_leave_out_a_damaged_line(tmp_path, line):
+    run = begun(tmp_path)
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+    assert run.metrics == [{"step": 1}, {"step": 3}]
+
+
+@pytest.mark.parametrize("name", ["run.toml", "data.json"])
+def test_a_run_that_lost_a_file_of_its_root_is_a_run_still(tmp_path, name):
+    run = begun(tmp_path)
+    run.publish_best(GPT(tiny()), TOKENIZER)
+    (tmp_path / name).unlink()
+    run.check_free()
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(UserError, match="holds files that are not of a run"):
+        run.check_free()
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path):

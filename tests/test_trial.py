@@ -9,7 +9,8 @@ def test_steps_fill_the_time_that_is_left(small_config, tmp_path, monkeypatch):
     monkeypatch.setattr("minigpt.trial.costs_of", lambda job: Costs(0.1, 0.5, 0.2, 0.3, 0.1))
     passes = len(job.tokens.val) / 500  # over all that is held out, in evaluations
     monkeypatch.setattr("time.monotonic", lambda: 1000.0)
-    ends = 2 * (0.5 + 0.2 + 0.1 + 0.3) + 0.5 * passes + 0.2
+    monkeypatch.setattr("minigpt.trial.seconds_of", lambda work: 3.0)  # the baselines
+    ends = 2 * (0.5 + 0.2 + 0.1 + 0.3) + 0.5 * passes + 0.2 + 3.0
     assert steps_in(1100.0, job) == int((100 - ends) / (0.1 + 0.8 / 8 + 0.3 / 6))
     assert steps_in(900.0, job) == 1
 
