@@ -92,12 +92,24 @@ def start_runtime(config: TrainConfig) -> Runtime:
         torch.use_deterministic_algorithms(deterministic)
     else:
         torch.set_deterministic_debug_mode("error" if deterministic else "default")
+        _leave_compiler_out()
     # Filling fresh memory would only make reads of unwritten memory repeatable, and costs a pass over each tensor.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - unknown to type checkers
     torch.set_flush_denormal(True)  # numbers below 1e-38 take 5 to 50 times as long
     precision = pick_precision(config.dtype, device)
     torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
     return Runtime(device, precision)
+
+
+def _leave_compiler_out() -> None:
+    """Spare a process the second or two in which torch's optimisers import its compiler, to be left alone by it.
+
+    It looks for the result of that on the method; where a release of torch does not, nothing changes.
+    """
+    for name in ("add_param_group", "zero_grad", "load_state_dict"):
+        method = getattr(torch.optim.Optimizer, name)
+        if plain := getattr(method, "__wrapped__", None):
+            setattr(plain, "__dynamo_disable", plain)
 
 
 def pick_device(name: str) -> torch.device:

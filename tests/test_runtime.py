@@ -1,4 +1,6 @@
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -146,3 +148,23 @@ def test_the_second_signal_ends_the_process_at_once(number):
     signal.raise_signal(number)
     assert ended == [number] * 2
     signal.signal(number, before)
+
+
+def test_a_process_that_does_not_compile_imports_no_compiler():
+    code = """
+import sys, torch
+from minigpt.config import ModelConfig, OptimConfig, TrainConfig
+from minigpt.model.transformer import GPT
+from minigpt.optim.groups import make_optimizer
+from minigpt.runtime import start_runtime
+start_runtime(TrainConfig(device="cpu"))
+model = GPT(ModelConfig(vocab_size=8, n_embd=8, n_head=2, n_layer=1))
+optimizer = make_optimizer(model, OptimConfig(name="muon"))
+model(torch.zeros(1, 2, dtype=torch.long)).sum().backward()
+optimizer.step()
+optimizer.zero_grad(set_to_none=True)
+assert not any(p.grad is not None for p in model.parameters())
+assert "torch._dynamo" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
