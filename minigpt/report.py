@@ -182,6 +182,8 @@ def _figures(
         yield f"{memory / 1e9:.2f} GB", "peak memory"
     if skipped := sum(number_in(row, "skipped") or 0 for row in rows):
         yield f"{skipped:,}", "updates left out: not finite"
+    if overflowed := sum(number_in(row, "overflowed") or 0 for row in rows):
+        yield f"{overflowed:,}", "updates left out: too large for fp16"
     spikes = [row for row in rows if number_in(row, "spike_z") and number_in(row, "spike_step")]
     if spikes:
         highest = max(spikes, key=lambda row: row["spike_z"])

@@ -252,10 +252,11 @@ def test_a_run_leaves_its_report(small_config, tmp_path, capsys):
 
 
 def test_what_the_guard_saw_is_told(run):
-    seen = {"skipped": 2, "spike_step": 7, "spike_z": 9.0}
+    seen = {"skipped": 2, "overflowed": 3, "spike_step": 7, "spike_z": 9.0}
     write_rows(run, row(0), row(10, **seen), row(20, spike_step=12, spike_z=7.0))
     _, page = made(run)
     assert "updates left out: not finite" in page.texts
+    assert "updates left out: too large for fp16" in page.texts
     assert "step 7" in page.texts
     assert "highest of 2 spikes of the loss" in page.texts
 
