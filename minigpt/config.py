@@ -267,6 +267,10 @@ class TrainConfig:
     recompute: bool = setting(False, "activation checkpointing: less memory, a third more time")
     deterministic: bool = setting(False, "exact repetition on a GPU too, at some cost in speed")
 
+    def __post_init__(self) -> None:
+        if isinstance(self.compile, bool):  # as in a file
+            object.__setattr__(self, "compile", "on" if self.compile else "off")
+
     def contradictions(self) -> Iterator[str]:
         """Yield what does not fit together, one sentence each."""
         lengths = [name for name in RUN_LENGTHS if getattr(self, name)]
@@ -433,7 +437,7 @@ def convert(value: Any, wanted: Any) -> Any:
     """
     choices = typing.get_args(wanted)
     if typing.get_origin(wanted) is Literal:
-        if "on" in choices and value in (True, False, "true", "false"):
+        if "on" in choices and (isinstance(value, bool) or value in ("true", "false")):
             return "on" if value in (True, "true") else "off"
         if value not in choices:
             near = did_you_mean(str(value), choices)

@@ -11,16 +11,19 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
+from torch import Tensor
 
 from minigpt import machine
 from minigpt.config import ModelConfig, RunConfig
 from minigpt.model.size import parameter_shapes, training_flops_per_token
 from minigpt.runtime import pick_precision
+from minigpt.timing import seconds_of
 
-# bf16 is taken where it is so many times as fast: less would be lost again to casting.
+# bf16 is taken where its products are so many times as fast: the step gains less, for it casts as well.
 WORTHWHILE = 1.5
-MOST_ROWS = 2048  # of a trial: from there on more of them change no ratio
-TRIAL_SECONDS = 0.01  # for each kind of product
+MOST_ROWS, FEWEST_ROWS = 2048, 64  # of a trial
+MOST_FLOPS = 1e9  # of one product in it
+PRODUCT_SECONDS = 0.03  # for each kind of product, in both precisions
 
 # Measured on two cores of an Intel Xeon, at steps of 0.007 to 37 GFLOP: docs/experiments.md.
 COMPILE_SECONDS = 20.0
@@ -48,8 +51,8 @@ def decide(config: RunConfig, device: torch.device, say: Callable[[str], None]) 
         gain = bf16_gain(config.model, rows)
         dtype = "bf16" if gain >= WORTHWHILE else "fp32"
         say(
-            f"in bf16 this CPU takes the products of this model {gain:.1f} times as fast as in fp32 (a trial): "
-            f"train.dtype is {dtype}"
+            f"train.dtype is {dtype}: in a trial this CPU took the products of a block {gain:.1f} times as fast in "
+            "bf16 as in fp32"
         )
     compiled = train.compile
     if compiled == "auto":
@@ -63,42 +66,49 @@ def decide(config: RunConfig, device: torch.device, say: Callable[[str], None]) 
 def bf16_gain(shape: ModelConfig, rows: int) -> float:
     """Return how many times as fast as in fp32 a CPU takes the products of a training step in bf16, in a short trial.
 
-    They are those of every linear layer: forward, for the gradient of its input, and for that of its weight. On some
-    processors one kind is slow in bf16 alone.
+    They are those of the linear layers of a block: forward, for the gradient of the input, and for that of the weight.
+    On some processors one kind is slow in bf16 alone, on others all are: then not all are tried.
 
     Args:
         shape: of the model, resolved.
         rows: tokens in a micro-batch.
     """
-    rows = min(rows, MOST_ROWS)
     layers = Counter(
         size
         for name, size in parameter_shapes(shape).items()
-        if len(size) == 2 and name.startswith("blocks.")
+        if len(size) == 2 and name.startswith("blocks.0.")
     )
-    layers[shape.vocab_size, shape.n_embd] += 1
-    seconds = {torch.float32: 0.0, torch.bfloat16: 0.0}
-    for (outputs, inputs), count in layers.items():
-        weight = torch.ones(outputs, inputs)
-        for dtype in seconds:
-            x = torch.ones(rows, inputs, dtype=dtype)
-            y = torch.ones(rows, outputs, dtype=dtype)
-            kinds: list[Callable[[], torch.Tensor]] = [
-                lambda x=x, weight=weight: x @ weight.to(x.dtype).T,
-                lambda y=y, weight=weight: y @ weight.to(y.dtype),
-                lambda x=x, y=y: (y.T @ x).float(),
-            ]
-            seconds[dtype] += count * sum(_best_seconds(product) for product in kinds)
-    return seconds[torch.float32] / seconds[torch.bfloat16]
+    fp32 = bf16 = 0.0
+    for size, count in layers.items():
+        tried = min(rows, _most_rows(size))
+        both = (_products(size, tried, dtype) for dtype in (torch.float32, torch.bfloat16))
+        for slow, fast in zip(*both, strict=True):
+            a, b = _best_seconds(slow, fast)
+            fp32, bf16 = fp32 + count * a, bf16 + count * b
+        if bf16 > fp32:
+            break
+    return fp32 / bf16
 
 
-def _best_seconds(product: Callable[[], torch.Tensor]) -> float:
-    product()  # the first time memory is allocated
-    best, began = math.inf, time.perf_counter()
-    while time.perf_counter() - began < TRIAL_SECONDS or best == math.inf:
-        started = time.perf_counter()
-        product()
-        best = min(best, time.perf_counter() - started)
+def _most_rows(size: tuple[int, int]) -> int:
+    """Return with how many rows a layer of (outputs, inputs) is tried at most."""
+    return min(MOST_ROWS, max(FEWEST_ROWS, int(MOST_FLOPS / (2 * math.prod(size)))))
+
+
+def _products(size: tuple[int, int], rows: int, dtype: torch.dtype) -> list[Callable[[], Tensor]]:
+    """Return the three products of a layer of (outputs, inputs), with the casts of its weight and its gradient."""
+    weight = torch.ones(size)
+    x, y = torch.ones(rows, size[1], dtype=dtype), torch.ones(rows, size[0], dtype=dtype)
+    return [lambda: x @ weight.to(dtype).T, lambda: y @ weight.to(dtype), lambda: (y.T @ x).float()]
+
+
+def _best_seconds(*works: Callable[[], Tensor]) -> list[float]:
+    """Return how long each takes at best; in turns, so that others who use the machine disturb them alike."""
+    best, began = [math.inf] * len(works), time.perf_counter()
+    for work in works:
+        work()  # the first time memory is allocated
+    while time.perf_counter() - began < PRODUCT_SECONDS or math.inf in best:
+        best = [min(least, seconds_of(work)) for least, work in zip(best, works, strict=True)]
     return best
 
 

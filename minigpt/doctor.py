@@ -141,8 +141,6 @@ def _advice(facts: dict[str, Any]) -> Iterator[str]:
             f"torch uses {facts['threads']} of {facts['cores']} cores; unset OMP_NUM_THREADS, or set it to "
             f"{facts['cores']}."
         )
-    if facts["device"] == "cpu" and faster(facts["gflops_per_second"]) == "bf16":
-        yield "bf16 is faster than fp32 here in a trial; --train.dtype bf16 may be worth it."
     for folder in facts["folders"]:
         if folder["free_bytes"] < LITTLE_DISK:
             yield f"Little room for the {folder['what']}: {folder['free_bytes'] / 1e9:.1f} GB at {folder['path']}."

@@ -126,8 +126,8 @@ class TrainingJob:
             torch.tensor(math.nan if loss is None else loss, device=self.runtime.device)
             for loss in self.progress.losses
         ]
-        if self.step.loss_scale is not None:
-            self.step.loss_scale.restore(state["loss_scale"])
+        if self.step.loss_scale is not None and (kept := state.get("loss_scale")):
+            self.step.loss_scale.restore(kept)
         self.spent |= state.get("spent", {})
         self._saved_at = self.log.done = self.progress.step
         if state.get("is_done"):
@@ -486,10 +486,13 @@ class TrainingJob:
         """Return texts drawn by `config.sample`, prompt included; another prompt may be given."""
         sample = self.config.sample
         prompt = sample.prompt if prompt is None else prompt
-        return [
-            prompt + generate(self.model, self.tokens.tokenizer, prompt, **sample.drawing(number))
-            for number in range(sample.num_samples)
-        ]
+        # As `minigpt sample` draws it.
+        with self.step.cast.off() if self.step.cast else contextlib.nullcontext():
+            return [
+                prompt
+                + generate(self.model, self.tokens.tokenizer, prompt, **sample.drawing(number))
+                for number in range(sample.num_samples)
+            ]
 
     def load_best(self) -> None:
         """Put the best weights of the run into the model."""

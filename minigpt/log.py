@@ -72,7 +72,8 @@ class Log:
         """Write texts drawn at a step to `samples.txt`, and show the beginning of the first."""
         for text in texts:
             self._append("samples.txt", f"--- step {step}\n{text}\n\n")
-        shown = " ".join(texts[0].split())
+        # A control character of a text could change the state of the terminal.
+        shown = "".join(c if c.isprintable() else "�" for c in " ".join(texts[0].split()))
         self.console.print(
             f"    “{shown[:SHOWN]}{'…' if len(shown) > SHOWN else ''}”", markup=False
         )

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigpt.loss_scale import LossScale
+from minigpt.model.casting import Cast
 from minigpt.model.transformer import GPT
 
 IGNORED = -100  # a target that is not counted
@@ -19,12 +20,14 @@ class TrainStep(nn.Module):
 
     Attributes:
         model: in it.
+        cast: brings the stream into the precision of the run, where that is low.
         loss_scale: what its gradients are scaled with inside, where the run is in fp16.
     """
 
     def __init__(self, model: GPT) -> None:
         super().__init__()
         self.model = model
+        self.cast: Cast | None = None
         self.loss_scale: LossScale | None = None
 
     def forward(
@@ -67,7 +70,8 @@ class _ChunkedLoss(torch.autograd.Function):
     """The gradient of a sum is known with it: taken in the forward pass, no logits need be kept or made twice.
 
     As in Hsu et al. (2024), "Liger Kernel", section 3.2. What torch has for it, `F.linear_cross_entropy` in chunks,
-    took four times as long on a CPU, and rounds the sum to bf16: docs/experiments.md.
+    took three to nine times as long on a CPU, and rounds the sum to bf16: docs/experiments.md. The loss scale of fp16
+    comes after it; what vanishes before are chances below 1e-7.
     """
 
     @staticmethod
@@ -99,7 +103,9 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # ty: ignore[incompatible-method-override]
         """Return the gradients of `hidden` and of the weight."""
-        into_hidden, into_weight = (
-            None if x is None else (x.float() * gradient).to(x.dtype) for x in ctx.saved_tensors
-        )
+        into_hidden, into_weight = ctx.saved_tensors
+        if into_hidden is not None:
+            into_hidden = (into_hidden.float() * gradient).to(into_hidden.dtype)
+        if into_weight is not None:
+            into_weight.mul_(gradient)  # nobody else has it
         return into_hidden, into_weight, None, None

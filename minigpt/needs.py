@@ -37,7 +37,7 @@ def needs(config: RunConfig, facts: dict[str, Any], *, trial: bool = True) -> di
     shape = dataclasses.replace(config.model, vocab_size=facts["vocabulary_rows"]).resolve()
     train = dataclasses.replace(config.train, batch_size=share, micro_batch_size=micro)
     config = dataclasses.replace(config, model=shape, train=train)
-    if device is not None and trial:
+    if device is not None and trial and facts["processes"] == 1:
         config = decide(config, device, lambda line: None)
     memory = _memory(config, device)
     free = _free(device)

@@ -17,6 +17,7 @@ from minigpt.data.batches import Batch, Batches
 from minigpt.data.prepare import prepare
 from minigpt.data.tokens import Tokens
 from minigpt.fit import update
+from minigpt.guard import Guard
 from minigpt.loss import TrainStep
 from minigpt.model.size import with_vocabulary
 from minigpt.model.transformer import GPT
@@ -55,6 +56,8 @@ def overfit(config: RunConfig, say: Say) -> dict[str, Any]:
     model = GPT(shape)
     step = prepare_step(TrainStep(model), runtime, config.train)
     optimizer = make_optimizer(model, dataclasses.replace(config.optim, weight_decay=0.0))
+    if step.loss_scale is not None:  # finds its size by updates that are left out
+        Guard(optimizer, model.named_parameters(), on_device=False, loss_scale=step.loss_scale)
     batch = [b.to(runtime.device) for b in one_batch(config, tokens)]
     rows, positions = batch[0].ids.shape
     say(

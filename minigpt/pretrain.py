@@ -24,7 +24,7 @@ from minigpt.model.size import parameter_count, with_vocabulary
 from minigpt.optim.schedule import WSD_DECAY
 from minigpt.place import Place
 from minigpt.rundir import Checkpoint, RunDir
-from minigpt.runtime import pick_newton_schulz_dtype, start_runtime
+from minigpt.runtime import pick_device, pick_newton_schulz_dtype, pick_precision, start_runtime
 from minigpt.trackers import check_trackers
 from minigpt.trial import steps_in
 from minigpt.verdict import verdict
@@ -33,6 +33,7 @@ HARMLESS = (
     "train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every",
     "data.source",  # a text may move: its fingerprint says whether it is the same
 )  # fmt: skip
+FEW_STEPS = 50  # that fit into the minutes of a run
 FOR_MUON_ALONE = ("optim.muon_lr", "optim.momentum", "optim.newton_schulz_dtype")
 
 
@@ -119,7 +120,8 @@ def _job_in(
             f"{run.path} has no whole checkpoint to go on from ({'; '.join(skipped) or 'they are gone'}); its best "
             "weights may still load; --again starts over"
         )
-    device = start_runtime(config.train).device
+    device = pick_device(config.train.device)
+    pick_precision(config.train.dtype, device)  # refused before a text is read
     tokens = prepare(config.data, log.say)
     resolved = resolve(config, tokens, device, run, log, started)
     job = TrainingJob(resolved, config, tokens, start_runtime(resolved.train), run, log, place)
@@ -141,6 +143,8 @@ def _resumed(
 ) -> TrainingJob:
     state = checkpoint.state()
     resolved = settings_to_resume(config, state, override)
+    # Only what --override has opened again is decided anew.
+    resolved = _decided(resolved, pick_device(resolved.train.device), log)
     runtime = start_runtime(resolved.train)
     # Standard input is read once: a run that was begun from it goes on with the tokens that were kept.
     kept = find_prepared(state["data"]) if config.data.source == STANDARD_INPUT else None
@@ -186,15 +190,13 @@ def resolve(
             "data.documents is separate, but the tokenizer has no end-of-text token to tell documents by; "
             "use join, or another tokenizer"
         )
-    inner = pick_newton_schulz_dtype(config.optim.newton_schulz_dtype, device)
-    optim = dataclasses.replace(config.optim, newton_schulz_dtype=inner)
     sample = _sample_for(config, tokens)
-    config = dataclasses.replace(config, model=model, optim=optim, sample=sample)
+    config = dataclasses.replace(config, model=model, sample=sample)
     warmup = config.optim.warmup_steps
     steps = steps_asked_for(config, tokens.train)
     if steps is not None:
         config = _of_length(config, steps)
-    config = decide(config, device, log.say)
+    config = _decided(config, device, log)
     if steps is None:
         runtime = start_runtime(config.train)
         trial = TrainingJob(_of_length(config, 1), config, tokens, runtime, run, log)
@@ -205,6 +207,12 @@ def resolve(
         config = dataclasses.replace(config, train=train)
         del trial
         runtime.forget()
+        if steps < FEW_STEPS:
+            log.say(
+                f"only {steps} step{'s' * (steps > 1)} fit into {config.train.minutes:g} minutes, too few to learn "
+                "much: give it more --minutes, or end what else uses this machine (threads that wait for a core slow "
+                "each other down many times; OMP_NUM_THREADS=1 may help)"
+            )
     resolved = _of_length(config, steps)
     if resolved.optim.warmup_steps != warmup:
         log.say(
@@ -212,6 +220,13 @@ def resolve(
             f"it is shortened to {resolved.optim.warmup_steps}"
         )
     return resolved
+
+
+def _decided(config: RunConfig, device: torch.device, log: Log) -> RunConfig:
+    """Return the settings with every precision, and whether to compile, decided."""
+    inner = pick_newton_schulz_dtype(config.optim.newton_schulz_dtype, device)
+    optim = dataclasses.replace(config.optim, newton_schulz_dtype=inner)
+    return decide(dataclasses.replace(config, optim=optim), device, log.say)
 
 
 def steps_asked_for(config: RunConfig, tokens: TokenSequence | None) -> int | None:
@@ -357,6 +372,9 @@ def _are_safely_more_steps(before: RunConfig, changed: dict[str, Any], step: int
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return in words what a run was begun on and is not on now; its precision is a setting, and compared as one."""
     return [
-        f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]
+        f"{key} was {before.get(key)}, is {now[key]}"
+        for key in now
+        if key != "dtype" and before.get(key) != now[key]
     ]

@@ -18,6 +18,7 @@ from minigpt.config import TrainConfig
 from minigpt.errors import UserError
 from minigpt.loss import TrainStep
 from minigpt.loss_scale import LossScale
+from minigpt.model.casting import Cast
 
 DTYPES = {
     "fp32": torch.float32,
@@ -97,14 +98,15 @@ def start_runtime(config: TrainConfig) -> Runtime:
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - unknown to type checkers
     torch.set_flush_denormal(True)  # numbers below 1e-38 take 5 to 50 times as long
     precision = pick_precision(config.dtype, device)
-    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     return Runtime(device, precision)
 
 
 def _leave_compiler_out() -> None:
     """Spare a process the second or two in which torch's optimisers import its compiler, to be left alone by it.
 
-    It looks for the result of that on the method; where a release of torch does not, nothing changes.
+    With Muon it is not imported at all; torch's AdamW does it all the same when it first steps. Each method looks for
+    the result of that on itself; where a release of torch does not, nothing changes.
     """
     for name in ("add_param_group", "zero_grad", "load_state_dict"):
         method = getattr(torch.optim.Optimizer, name)
@@ -184,7 +186,8 @@ def prepare_step(step: TrainStep, runtime: Runtime, config: TrainConfig) -> Trai
         for block in step.model.blocks:
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
     if runtime.dtype != torch.float32:
-        step.model.dropout.register_forward_hook(lambda *given: given[-1].to(runtime.dtype))
+        step.cast = Cast(runtime.dtype)
+        step.model.dropout.register_forward_hook(step.cast)
     if runtime.dtype == torch.float16:
         step.loss_scale = LossScale(step)
     if config.compile == "on":

@@ -237,7 +237,8 @@ def _try(config: RunConfig, runtime: Runtime, typical: Callable[[list[float]], f
     step, optimizer = make_step(config, runtime)
     batches = random_batches(config, runtime.device)
     in_optimizer: list[float] = []
-    guard = Guard(optimizer, step.model.named_parameters(), on_device=runtime.device.type == "cuda")
+    on_device, scale = runtime.device.type == "cuda", step.loss_scale
+    Guard(optimizer, step.model.named_parameters(), on_device=on_device, loss_scale=scale)
     _time_within(optimizer, runtime, in_optimizer)
     # What is allocated once, and compiled or chosen at the first call, is no part of a step.
     update(step, optimizer, [_shortened(batch) for batch in batches], config.optim.clip)
@@ -254,7 +255,6 @@ def _try(config: RunConfig, runtime: Runtime, typical: Callable[[list[float]], f
     step.eval()
     looks = repeat(lambda: _look(step, batches[0]), runtime.wait, seconds=0.3)
     token = seconds_of(lambda: _draw(step, config.sample)) / SAMPLED
-    del guard
     return Parts(
         (whole - rest) / config.train.batch_size, rest, typical(looks) / len(batches[0].ids), token
     )

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,21 @@ def test_what_comes_out_is_as_what_comes_in_and_gradients_are_as_the_weights(lay
     out.sum().backward()
     assert low.grad.dtype == dtype
     assert all(parameter.grad.dtype == torch.float32 for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize(
+    "layer", [Linear(64, 64), LayerNorm(64), RMSNorm(64, eps=1e-5)], ids=lambda one: type(one).__name__
+)  # fmt: skip
+def test_gradients_of_weights_are_summed_over_many_rows_without_loss(layer):
+    x, gradient = random(4096, 64), random(4096, 64).roll(1, 0) + 0.5
+    low, exact = copy.deepcopy(layer), copy.deepcopy(layer).double()
+    low(x.bfloat16()).backward(gradient.bfloat16())
+    if isinstance(exact, RMSNorm):
+        exact = nn.RMSNorm(64, eps=1e-5).double()
+    exact(x.bfloat16().double()).backward(gradient.bfloat16().double())
+    for ours, theirs in zip(low.parameters(), exact.parameters(), strict=True):
+        error = (ours.grad - theirs.grad).norm() / theirs.grad.norm()
+        assert error < 0.01
 
 
 def test_in_fp32_nothing_is_cast():

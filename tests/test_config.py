@@ -154,3 +154,13 @@ def test_text_in_the_place_of_a_number_is_refused_in_python_too():
         ModelConfig(vocab_size=9, rope_theta=10**400).resolve()
     with pytest.raises(UserError, match="n_layer is 1000"):
         ModelConfig(vocab_size=9, n_layer=10**400).resolve()
+
+
+def test_a_switch_with_a_third_state_takes_true_and_false_everywhere():
+    for value, kept in ((True, "on"), (False, "off")):
+        assert TrainConfig(compile=value).compile == kept
+        assert config.build([("it", {"train": {"compile": value}})]).train.compile == kept
+        words = {"train": {"compile": str(value).lower()}}
+        assert config.build([("it", words)]).train.compile == kept
+    with pytest.raises(UserError, match=r"train\.compile is 1; wanted one of auto, on, off"):
+        config.build([("a file", {"train": {"compile": 1}})])

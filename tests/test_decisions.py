@@ -22,8 +22,8 @@ def test_a_cpu_takes_bf16_where_it_is_faster_and_says_so(monkeypatch, gain, expe
     said = []
     decided = decide(settings(), CPU, said.append)
     assert decided.train.dtype == expected
-    assert f"{gain:.1f} times as fast" in said[0]
-    assert f"train.dtype is {expected}" in said[0]
+    assert said[0].startswith(f"train.dtype is {expected}: in a trial")
+    assert f"{gain:.1f} times as fast in bf16 as in fp32" in said[0]
 
 
 def test_what_is_asked_for_is_not_tried(monkeypatch):
@@ -38,16 +38,35 @@ def test_what_is_asked_for_is_not_tried(monkeypatch):
     assert said == []
 
 
-def test_the_trial_takes_every_product_of_a_step(monkeypatch):
+def test_the_trial_takes_every_product_of_a_block(monkeypatch):
     taken = []
-    monkeypatch.setattr(decisions, "_best_seconds", lambda p: taken.append(p()) or (
-        2.0 if p.__defaults__[0].dtype == torch.float32 else 1.0))  # fmt: skip
+    monkeypatch.setattr(
+        decisions, "_best_seconds", lambda *works: taken.extend(w() for w in works) or [1.0, 1.0]
+    )
     shape = tiny(n_layer=3).resolve()
-    assert bf16_gain(shape, 7) == 2.0
+    assert bf16_gain(shape, 7) == 1.0
     sizes = {tuple(product.shape) for product in taken}
     for outputs, inputs in {(shape.n_embd, shape.n_embd), (shape.mlp_hidden, shape.n_embd)}:
         assert {(7, outputs), (7, inputs), (outputs, inputs)} <= sizes
-    assert (shape.vocab_size, shape.n_embd) in sizes
+
+
+def test_where_bf16_is_slow_not_all_is_tried(monkeypatch):
+    taken = []
+
+    def seconds(slow, fast):
+        taken.append(slow())
+        return [1.0, 50.0]
+
+    monkeypatch.setattr(decisions, "_best_seconds", seconds)
+    assert bf16_gain(tiny().resolve(), 7) == 0.02
+    assert len(taken) == 3
+
+
+@pytest.mark.parametrize("size", [(32, 32), (768, 3072), (8192, 2048)])
+def test_a_trial_stays_short_however_large_the_model(size):
+    rows = decisions._most_rows(size)
+    assert 64 <= rows <= 2048
+    assert rows == 64 or 2 * rows * size[0] * size[1] <= 1e9
 
 
 def test_the_trial_times_real_products():

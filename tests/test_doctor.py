@@ -60,7 +60,6 @@ def test_advice_follows_from_the_facts(facts):
         ({"compiler": None}, "g++"),
         ({"python_headers": False}, "python3-dev"),
         ({"threads": 1}, "OMP_NUM_THREADS"),
-        ({"gflops_per_second": speeds | {"bf16 forward": 9.0}}, "--train.dtype bf16"),
         ({"folders": [{"what": "cache", "path": "/c", "free_bytes": 10**9}]}, "Little room"),
     ):
         (advice,) = doctor._advice(sound | change)

@@ -49,10 +49,13 @@ def test_chunks_give_the_same_loss_and_gradients(monkeypatch):
 
 def test_chunks_are_taken_where_no_gradient_is_wanted_too(monkeypatch):
     step, ids, targets = step_and_batch()
+    rows = []
+    step.model.head.register_forward_hook(lambda head, given, out: rows.append(len(out)))
     with torch.no_grad():
         whole, _ = step(ids, targets)
         monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 29 * 7)
         parts, _ = step(ids, targets)
+    assert rows == [36, 7, 7, 7, 7, 7, 1]
     torch.testing.assert_close(parts, whole)
 
 

@@ -156,3 +156,12 @@ def test_a_larger_micro_batch_takes_more_and_more_of_them_only_their_tokens():
 def test_a_shape_that_no_machine_could_hold_is_counted_all_the_same():
     model = {"n_embd": 16384, "n_head": 128, "n_layer": 2, "vocab_size": 128_000}
     assert memory_of(small(model=model), CPU).peak_bytes > 50e9
+
+
+def test_a_large_micro_batch_is_reckoned_from_smaller_ones(monkeypatch):
+    config = small(model={"vocab_size": 4096}, train={"batch_size": 24})
+    followed = memory_of(config, CPU)
+    monkeypatch.setattr("minigpt.memory.MOST_TOKENS", 6 * 64)
+    reckoned = memory_of(config, CPU)
+    for field in ("weights_bytes", "optimizer_bytes", "activations_bytes", "peak_bytes"):
+        assert getattr(reckoned, field) == pytest.approx(getattr(followed, field), rel=0.01), field

@@ -211,7 +211,10 @@ def test_the_precision_of_newton_schulz_is_decided_once(small_config, tmp_path, 
         assert job.optimizer.dtype == found
         job.place.leave()
     train(config, tmp_path / "fp32")
-    monkeypatch.setattr("minigpt.pretrain.pick_newton_schulz_dtype", lambda name, device: "bf16")
+    monkeypatch.setattr(
+        "minigpt.pretrain.pick_newton_schulz_dtype",
+        lambda name, device: "bf16" if name == "auto" else name,
+    )
     assert prepare_run(config, tmp_path / "fp32").optimizer.dtype == torch.float32
 
 
@@ -514,10 +517,7 @@ def test_what_is_faster_is_found_out_once(small_config, tmp_path, monkeypatch):
     monkeypatch.setattr("minigpt.decisions.bf16_gain", lambda shape, rows: 0.5)
     train(config, tmp_path / "run")
     assert RunDir(tmp_path / "run").config.train.dtype == "bf16"
-    assert (
-        "3.0 times as fast as in fp32 (a trial): train.dtype is bf16"
-        in (tmp_path / "run" / "train.log").read_text()
-    )
+    assert "3.0 times as fast in bf16 as in fp32" in (tmp_path / "run" / "train.log").read_text()
 
 
 def in_the_middle_of(monkeypatch, name, number, step=None):
@@ -702,3 +702,35 @@ def test_a_line_of_the_metrics_with_a_flipped_bit_ends_no_run(small_config, tmp_
     said = capsys.readouterr().err
     assert said.count("no more reports are written: line 2 of ") == 1
     assert "verdict: " in said
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("fp32", "fp16"), ("fp16", "bf16"), ("bf16", "auto")]
+)
+def test_another_precision_may_be_taken_by_override(
+    small_config, tmp_path, before, after, monkeypatch
+):
+    monkeypatch.setattr("minigpt.decisions.bf16_gain", lambda shape, rows: 0.5)
+    job = prepare_run(changed(small_config, train={"dtype": before}), tmp_path / "run")
+    stop_after(job, 7)
+    with pytest.raises(KeyboardInterrupt):
+        job.fit()
+    other = changed(small_config, train={"dtype": after})
+    with pytest.raises(UserError, match=f"train.dtype was '{before}', now '{after}'"):
+        train(other, tmp_path / "run")
+    train(other, tmp_path / "run", override=True)
+    decided = RunDir(tmp_path / "run").config.train
+    assert decided.dtype == ("fp32" if after == "auto" else after)
+    assert decided.compile == "off"
+
+
+def test_a_run_in_low_precision_draws_what_is_drawn_from_it_later(small_config, tmp_path):
+    config = changed(small_config, train={"dtype": "bf16"})
+    job = prepare_run(config, tmp_path / "run")
+    job.fit()
+    job.load_best()
+    model, tokenizer = minigpt.load(tmp_path / "run")
+    sample = config.sample
+    assert job.draw() == [
+        sample.prompt + minigpt.generate(model, tokenizer, sample.prompt, **sample.drawing())
+    ]

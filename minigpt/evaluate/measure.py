@@ -46,7 +46,9 @@ def measure(
     model, tokenizer = load_both(run)
     is_run = (_run_of(run) / "run.toml").is_file()
     config = RunDir(_run_of(run)).config if is_run else RunConfig()
-    settings = TrainConfig(device=device, dtype=config.train.dtype)
+    # tf32 is a faster way to the same, which not every device has.
+    dtype = "fp32" if config.train.dtype == "tf32" else config.train.dtype
+    settings = TrainConfig(device=device, dtype=dtype)
     step = prepare_step(TrainStep(model), start_runtime(settings), settings)
     if text is None:
         tokens = tokens_of(run)
