@@ -38,6 +38,7 @@ class ModelConfig:
         0,
         "ids that the model knows; 0: the tokenizer's, from 4,096 on rounded up to a multiple of 64",
         minimum=0,
+        maximum=2**24,
     )
     block_size: int = setting(128, "context in tokens", minimum=1, maximum=2**24)
     n_layer: int = setting(4, "blocks", minimum=1, maximum=10_000)

@@ -23,6 +23,7 @@ from minigpt.timing import seconds_of
 WORTHWHILE = 1.5
 MOST_ROWS, FEWEST_ROWS = 2048, 64  # of a trial
 MOST_FLOPS = 1e9  # of one product in it
+WARM_UP = 3  # times
 PRODUCT_SECONDS = 0.03  # for each kind of product, in both precisions
 
 # Measured on two cores of an Intel Xeon, at steps of 0.007 to 37 GFLOP: docs/experiments.md.
@@ -104,9 +105,11 @@ def _products(size: tuple[int, int], rows: int, dtype: torch.dtype) -> list[Call
 
 def _best_seconds(*works: Callable[[], Tensor]) -> list[float]:
     """Return how long each takes at best; in turns, so that others who use the machine disturb them alike."""
-    best, began = [math.inf] * len(works), time.perf_counter()
+    best = [math.inf] * len(works)
     for work in works:
-        work()  # the first time memory is allocated
+        for _ in range(WARM_UP):
+            work()  # memory is allocated, code is made for these shapes, and a core wakes up
+    began = time.perf_counter()
     while time.perf_counter() - began < PRODUCT_SECONDS or math.inf in best:
         best = [min(least, seconds_of(work)) for least, work in zip(best, works, strict=True)]
     return best

@@ -260,7 +260,7 @@ def _row_of(line: bytes) -> dict[str, Any] | None:
 
 
 def _shown(folder: Path) -> list[Path]:
-    """Return what a person has put into a folder: not hidden, and not the room that a killed start has made."""
+    """Return what is in a folder but for hidden files, which a killed start may have left."""
     return [p for p in folder.iterdir() if not p.name.startswith(".")]
 
 

@@ -140,8 +140,8 @@ def test_killed_just_before_any_change_of_a_file(
 def test_a_compiled_run_that_is_killed_is_bit_for_bit_the_undisturbed_one(small_config, tmp_path):
     config = changed(
         small_config,
-        # Of two sequences at a time, the last ones of each evaluation included: another number is compiled anew.
-        train={"micro_batch_size": 2, "batch_size": 4, "eval_tokens": 480, "compile": True}
+        # Two micro-batches in a step; the evaluations between are not compiled.
+        train={"micro_batch_size": 2, "batch_size": 4, "eval_tokens": 480, "compile": "on"}
         | {"steps": 12, "checkpoint_every": 5, "log_every": 1},
         model={"n_layer": 1, "dropout": 0.2},
     )
