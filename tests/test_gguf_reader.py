@@ -48,9 +48,8 @@ DAMAGE = {
     "do not fit the shape": lying(b"llama.feed_forward_length", "<I", 2**24),
     "value_length is 9": lying(b"llama.attention.value_length", "<I", 9),
     "norm_eps is nan": lying(b"layer_norm_rms_epsilon", "<I", 0x7FC00000),
-    "token_embd.weight wants 17592186044416 bytes": lying(
-        b"token_embd.weight", "<Q", 2**37, skip=12
-    ),
+    "vocab_size is 137438953472; wanted": lying(b"token_embd.weight", "<Q", 2**37, skip=12),
+    "token_embd.weight wants 2147483648 bytes": lying(b"token_embd.weight", "<Q", 2**24, skip=12),
     "has 5 dimensions": lying(b"token_embd.weight", "<I", 5, skip=0),
     "token_embd.weight cannot be read": lying(b"token_embd.weight", "<I", 77, skip=20),
     "but 0 are left of the file": lying(b"token_embd.weight", "<Q", 2**63, skip=24),
