@@ -8,6 +8,8 @@ _WHERE = {
     "Batch": "minigpt.data.batches",
     "Cache": "minigpt.model.attention",
     "DataConfig": "minigpt.config",
+    "Decoder": "minigpt.inference.decoder",
+    "Engine": "minigpt.inference.engine",
     "LogConfig": "minigpt.config",
     "ModelConfig": "minigpt.config",
     "OptimConfig": "minigpt.config",
@@ -18,9 +20,9 @@ _WHERE = {
     "TrainConfig": "minigpt.config",
     "TrainStep": "minigpt.loss",
     "UserError": "minigpt.errors",
-    "generate": "minigpt.sampling",
+    "generate": "minigpt.inference.text",
     "load": "minigpt.interop.loading",
-    "stream": "minigpt.sampling",
+    "stream": "minigpt.inference.text",
     "train": "minigpt.pretrain",
 }
 

@@ -294,25 +294,51 @@ class SampleConfig:
     """How text is drawn from the model."""
 
     prompt: str = setting("\n", "text to go on from")
-    max_tokens: int = setting(200, "new tokens", minimum=1)
+    max_tokens: int = setting(200, "new tokens", minimum=1, maximum=10**9)
     temperature: float = setting(0.8, "below 1 bolder about the likely, 0: greedy", minimum=0.0)
     top_k: int = setting(40, "only the k likeliest tokens; 0: all", minimum=0)
     top_p: float = setting(
         1.0, "only the likeliest tokens that make up this probability", minimum=0.0, maximum=1.0
     )
-    num_samples: int = setting(1, "texts to draw, from seed, seed + 1, …", minimum=1)
+    min_p: float = setting(
+        0.0,
+        "only tokens at least so many times as likely as the likeliest",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    repetition_penalty: float = setting(
+        1.0,
+        "above 1: tokens that are in the text already get less likely",
+        minimum=0.01,
+        maximum=100,
+    )
+    no_repeat_ngram: int = setting(
+        0, "never draw a passage of so many tokens a second time; 0: off", minimum=0
+    )
+    ngram_penalty: float = setting(
+        0.0,
+        "nats taken from a token that would go on with a repetition, for each token of the repeated passage",
+        minimum=-100.0,
+        maximum=100.0,
+    )
+    presence_penalty: float = setting(
+        0.0, "nats taken from each token that was drawn before", minimum=-100.0, maximum=100.0
+    )
+    frequency_penalty: float = setting(
+        0.0, "nats taken from a token for each time it was drawn", minimum=-100.0, maximum=100.0
+    )
+    stop: tuple[str, ...] = setting((), "end before this text; several times: before any of them")
+    on_full: Literal["slide", "stop"] = setting(
+        "slide", "when the context is full: go on from the younger half of it, or end"
+    )
+    num_samples: int = setting(1, "texts to draw, from seed, seed + 1, …", minimum=1, maximum=10**6)
     seed: int = setting(0, "the same seed draws the same text", minimum=0)
     greedy: bool = setting(False, "always the likeliest token")
 
-    def drawing(self, number: int = 0) -> dict[str, Any]:
-        """Return what `sampling.stream` takes for the sample of this number."""
-        return {
-            "max_tokens": self.max_tokens,
-            "temperature": 0.0 if self.greedy else self.temperature,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-            "seed": self.seed + number,
-        }
+    def contradictions(self) -> Iterator[str]:
+        """Yield what does not fit together, one sentence each."""
+        if "" in self.stop:
+            yield "sample.stop is empty text; wanted what the text is to end before"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,6 +472,11 @@ def convert(value: Any, wanted: Any) -> Any:
         return value
     if wanted is bool and value in ("true", "false"):
         return value == "true"
+    if wanted == tuple[str, ...]:
+        if isinstance(value, str):
+            return (value,)
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return tuple(value)
     if wanted in (int, float) and isinstance(value, str):
         try:
             return wanted(value)
@@ -461,7 +492,13 @@ def convert(value: Any, wanted: Any) -> Any:
 
 
 def _kind_of(wanted: Any) -> str:
-    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    kinds = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        tuple[str, ...]: "a list of texts",
+    }
     return kinds.get(wanted, "another value")
 
 
@@ -574,6 +611,8 @@ def to_toml(config: RunConfig) -> str:
 def _toml_value(value: Any) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 

@@ -22,6 +22,7 @@ from minigpt.evaluate.likelihood import Likelihood, evaluate
 from minigpt.files import FULL
 from minigpt.fit import Progress, fit
 from minigpt.guard import IN_A_ROW, Guard, Skipped
+from minigpt.inference.text import texts
 from minigpt.log import Log
 from minigpt.loss import TrainStep
 from minigpt.model.families import fill, read_model
@@ -33,7 +34,6 @@ from minigpt.place import Place
 from minigpt.report import write_report
 from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import Runtime, StopSignals, prepare_step
-from minigpt.sampling import generate
 from minigpt.trackers import open_trackers
 
 REPORT_SECONDS = 0.2  # a report that takes longer is written at the end alone
@@ -488,11 +488,7 @@ class TrainingJob:
         prompt = sample.prompt if prompt is None else prompt
         # As `minigpt sample` draws it.
         with self.step.cast.off() if self.step.cast else contextlib.nullcontext():
-            return [
-                prompt
-                + generate(self.model, self.tokens.tokenizer, prompt, **sample.drawing(number))
-                for number in range(sample.num_samples)
-            ]
+            return texts(self.model, self.tokens.tokenizer, prompt, sample)
 
     def load_best(self) -> None:
         """Put the best weights of the run into the model."""

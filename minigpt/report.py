@@ -293,7 +293,7 @@ def duration(seconds: float) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, str):
+    if isinstance(value, str | tuple):
         return json.dumps(value, ensure_ascii=False)
     return (
         str(value).lower()

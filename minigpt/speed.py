@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from minigpt import loss
@@ -286,7 +287,7 @@ def _look(step: loss.TrainStep, batch: Batch) -> None:
 
 
 def _draw(step: loss.TrainStep, sample: SampleConfig) -> None:
-    def pick(logits: torch.Tensor, position: int) -> int:
+    def pick(logits: np.ndarray, position: int) -> int:
         drawn = draw_at(sample.seed, position)
         return choose(logits, sample.temperature, sample.top_k, sample.top_p, drawn)
 

@@ -83,6 +83,24 @@ def small_text(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def trained(small_text, tmp_path_factory):
+    """The directory of a small run that has learnt something."""
+    # Imported here: many tests need neither.
+    from minigpt.pretrain import train
+
+    config = RunConfig(
+        model=ModelConfig(block_size=48, n_layer=2, n_head=2, n_embd=32),
+        data=DataConfig(source=str(small_text), tokenizer="bpe", vocab_size=320),
+        optim=OptimConfig(lr=1e-2, warmup_steps=5),
+        train=TrainConfig(
+            steps=120, batch_size=8, eval_every=120, checkpoint_every=120, dtype="fp32"
+        ),
+        sample=SampleConfig(prompt="the ", max_tokens=5),
+    )
+    return train(config, tmp_path_factory.mktemp("trained") / "run")
+
+
 @pytest.fixture
 def small_config(small_text):
     """A run of seconds with everything in it that exactness depends on: dropout, accumulation, several epochs."""

@@ -15,8 +15,8 @@ ORDER = [
     ["errors", "machine", "timing"], ["extras", "files"], ["config", "progress"], ["download"], ["tokenizer"], ["data"],
     ["model"], ["loss_scale"], ["loss", "optim"], ["runtime"], ["decisions"],
     ["rundir", "place", "trackers", "verdict"], ["log"], ["drawing", "page"], ["curves"], ["report"], ["sampling"],
-    ["interop"], ["evaluate"], ["guard"], ["fit"], ["rehearsal"], ["memory"], ["job"], ["trial"], ["speed"],
-    ["pretrain"], ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["plan_text"], ["cli"],
+    ["inference"], ["interop"], ["evaluate"], ["guard"], ["fit"], ["rehearsal"], ["memory"], ["job"], ["trial"],
+    ["speed"], ["pretrain"], ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["plan_text"], ["cli"],
     ["__main__"],
 ]  # fmt: skip
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
@@ -53,7 +53,17 @@ def test_every_module_imports_only_what_comes_before_it(module):
 
 
 def test_no_circles_inside_a_package():
-    for package in ("tokenizer", "data", "model", "optim", "interop", "evaluate", "bench", "cli"):
+    for package in (
+        "tokenizer",
+        "data",
+        "model",
+        "optim",
+        "interop",
+        "evaluate",
+        "bench",
+        "cli",
+        "inference",
+    ):
         graph = {}
         for path in (PACKAGE / package).glob("*.py"):
             prefix = f"minigpt.{package}."

@@ -732,5 +732,8 @@ def test_a_run_in_low_precision_draws_what_is_drawn_from_it_later(small_config, 
     model, tokenizer = minigpt.load(tmp_path / "run")
     sample = config.sample
     assert job.draw() == [
-        sample.prompt + minigpt.generate(model, tokenizer, sample.prompt, **sample.drawing())
+        sample.prompt
+        + minigpt.generate(
+            model, tokenizer, sample.prompt, max_tokens=sample.max_tokens, seed=sample.seed
+        )
     ]

@@ -1,11 +1,13 @@
 import random
 
+import numpy as np
 import pytest
 import torch
 
+from minigpt.errors import UserError
 from minigpt.model.transformer import GPT
-from minigpt.sampling import choose, draw_tokens, generate, keep_top_k, keep_top_p, stream
-from minigpt.tokenizer import bpe_tokenizer, char_tokenizer
+from minigpt.sampling import choose, draw_tokens, keep_top_k, keep_top_p
+from minigpt.tokenizer import char_tokenizer
 
 from .conftest import tiny
 from .test_transformer import model
@@ -14,34 +16,71 @@ INF = float("inf")
 TOKENIZER = char_tokenizer([chr(97 + i) for i in range(26)])
 
 
+def logs(*probabilities):
+    with np.errstate(divide="ignore"):
+        return np.log(np.array(probabilities)).astype(np.float32)
+
+
+def draws(logits, temperature=1.0, top_k=0, top_p=1.0, of=1000):
+    """Return the share of the interval that each token has."""
+    chosen = [choose(logits, temperature, top_k, top_p, i / of) for i in range(of)]
+    return {token: chosen.count(token) / of for token in sorted(set(chosen))}
+
+
 def test_top_k_keeps_exactly_k_of_equals_the_first():
-    logits = torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0])
-    assert keep_top_k(logits, 3).tolist() == [-INF, 3.0, 2.0, 3.0, -INF]
-    assert keep_top_k(logits, 5).tolist() == logits.tolist()
+    logits = np.array([1.0, 3.0, 2.0, 3.0, 2.0], dtype=np.float32)
+    kept = [keep_top_k(logits, k).tolist() for k in range(1, 6)]
+    assert kept == [[1], [1, 3], [1, 2, 3], [1, 2, 3, 4], [0, 1, 2, 3, 4]]
+
+
+def test_top_k_is_the_beginning_of_a_stable_sort():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        logits = rng.integers(0, rng.integers(1, 40), size=rng.integers(1, 60)).astype(np.float32)
+        logits[rng.random(len(logits)) < 0.2] = -INF
+        k = int(rng.integers(1, len(logits) + 1))
+        wanted = sorted(range(len(logits)), key=lambda i: (-logits[i], i))[:k]
+        assert keep_top_k(logits, k).tolist() == sorted(wanted)
 
 
 @pytest.mark.parametrize(
     ("p", "kept"),
-    [(0.0, [1]), (0.4, [1]), (0.499, [1]), (0.6, [1, 0]), (0.85, [1, 0, 3]), (1.0, [1, 0, 3, 2])],
+    [(0.0, [1]), (0.4, [1]), (0.499, [1]), (0.6, [0, 1]), (0.85, [0, 1, 3]), (1.0, [0, 1, 2, 3])],
 )
-def test_top_p_keeps_the_token_that_crosses(p, kept):
-    logits = torch.tensor([0.3, 0.5, 0.05, 0.15]).double().log()
-    left = keep_top_p(logits, p)
-    assert {i for i in range(4) if left[i] > -INF} == set(kept)
+@pytest.mark.parametrize("scale", [1.0, 7.0])
+def test_top_p_keeps_the_token_that_crosses(p, kept, scale):
+    assert keep_top_p(scale * np.array([0.3, 0.5, 0.05, 0.15]), p).tolist() == kept
+
+
+def test_top_p_is_the_beginning_of_a_stable_sort():
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        weights = rng.integers(1, 9, size=rng.integers(1, 60)) ** rng.integers(1, 9)
+        p, reached, wanted = rng.random(), 0, []
+        for i in sorted(range(len(weights)), key=lambda i: (-weights[i], i)):
+            wanted.append(i)
+            reached += int(weights[i])
+            if reached >= p * int(weights.sum()):
+                break
+        assert keep_top_p(weights.astype(np.float64), p).tolist() == sorted(wanted)
+
+
+def test_of_equal_tokens_top_p_keeps_those_with_the_smaller_ids():
+    assert draws(np.zeros(5, dtype=np.float32), top_p=0.5, of=300) == {0: 1 / 3, 1: 1 / 3, 2: 1 / 3}
 
 
 def test_the_draw_shares_out_the_interval_in_the_order_of_the_ids():
-    logits = torch.tensor([0.2, 0.3, 0.5]).log()
+    logits = logs(0.2, 0.3, 0.5)
     chosen = [choose(logits, 1.0, 0, 1.0, draw) for draw in (0.0, 0.19, 0.21, 0.49, 0.51, 0.999999)]
     assert chosen == [0, 0, 1, 1, 2, 2]
 
 
 def test_frequencies_match_probabilities():
-    probabilities = torch.tensor([0.05, 0.4, 0.0, 0.25, 0.3])
+    probabilities = np.array([0.05, 0.4, 0.0, 0.25, 0.3])
     rng, n = random.Random(0), 20_000
-    counts = torch.zeros(5)
+    counts = np.zeros(5)
     for _ in range(n):
-        counts[choose(probabilities.log(), 1.0, 0, 1.0, rng.random())] += 1
+        counts[choose(logs(*probabilities), 1.0, 0, 1.0, rng.random())] += 1
     assert counts[2] == 0
     expected = (probabilities * n)[probabilities > 0]
     chi_square = ((counts[probabilities > 0] - expected) ** 2 / expected).sum()
@@ -49,19 +88,51 @@ def test_frequencies_match_probabilities():
 
 
 def test_temperature_sharpens_flattens_and_ends_in_greed():
-    logits = torch.tensor([0.0, 1.0, 2.0])
+    logits = np.array([0.0, 1.0, 2.0], dtype=np.float32)
     # At temperature 0.5 the odds are squared: e^0 : e^2 : e^4.
-    share = 1 / (1 + torch.e**2 + torch.e**4)
+    share = 1 / (1 + np.e**2 + np.e**4)
     assert choose(logits, 0.5, 0, 1.0, share - 1e-6) == 0
     assert choose(logits, 0.5, 0, 1.0, share + 1e-6) == 1
     assert {choose(logits, 0.0, 0, 1.0, draw) for draw in (0.0, 0.5, 0.99)} == {2}
-    assert {choose(logits, 1e-300, 0, 1.0, draw) for draw in (0.0, 0.5, 0.99)} == {2}
+    for temperature in (1e-300, 5e-324):
+        assert {choose(logits, temperature, 0, 1.0, draw) for draw in (0.0, 0.5, 0.99)} == {2}
 
 
 def test_filters_work_together():
-    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
-    assert {choose(logits, 1.0, 2, 1.0, i / 100) for i in range(100)} == {0, 1}
-    assert {choose(logits, 1.0, 3, 0.5, i / 100) for i in range(100)} == {0, 1}
+    logits = logs(0.4, 0.3, 0.2, 0.1)
+    assert draws(logits, top_k=2).keys() == {0, 1}
+    assert draws(logits, top_k=3, top_p=0.5).keys() == {0, 1}
+    # Of the two that top-k leaves, the first has 4/7 of the probability.
+    assert draws(logits, top_k=2, top_p=0.5) == {0: 1.0}
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 2, 3, 9])
+@pytest.mark.parametrize("top_p", [0.0, 0.9, 1.0])
+def test_what_is_excluded_is_never_drawn(top_k, top_p):
+    logits = np.array([-INF, 2.0, -INF, 2.0, -INF], dtype=np.float32)
+    wanted = {1: 1.0} if top_k == 1 or not top_p else {1: 0.5, 3: 0.5}
+    assert draws(logits, 0.7, top_k, top_p) == wanted
+    assert {choose(logits, 1.0, top_k, top_p, draw) for draw in (0.0, 1 - 2**-53)} == set(wanted)
+
+
+def test_huge_logits_are_weighed_like_others():
+    most = float(np.finfo(np.float32).max)
+    assert draws(np.array([-most, most, most], dtype=np.float32)) == {1: 0.5, 2: 0.5}
+    assert draws(np.array([-most, -most, -INF], dtype=np.float32)) == {0: 0.5, 1: 0.5}
+    assert draws(np.array([most, -most], dtype=np.float32), 1e-300, 2, 0.9) == {0: 1.0}
+
+
+@pytest.mark.parametrize("logits", [[0.0, np.nan, -INF], [np.nan] * 3, [-INF] * 3, [0.0, INF, 0.0]])
+@pytest.mark.parametrize(("temperature", "top_k"), [(0.0, 0), (1.0, 0), (1.0, 1)])
+def test_logits_that_are_no_numbers_are_refused(logits, temperature, top_k):
+    with pytest.raises(UserError, match="not finite numbers: its weights are damaged"):
+        choose(np.array(logits, dtype=np.float32), temperature, top_k, 0.9, 0.5)
+
+
+def test_choosing_leaves_the_logits_as_they_are():
+    logits = logs(0.4, 0.3, 0.2, 0.1)
+    logits.setflags(write=False)
+    assert choose(logits, 0.7, 3, 0.9, 0.0) == 0
 
 
 @torch.no_grad()
@@ -87,40 +158,6 @@ def test_text_past_the_context_is_that_of_the_model_without_a_cache(position, le
     assert [next(drawn) for _ in range(30)] == uncached(made, ids, 30, prefix)
 
 
-def test_what_a_tokenizer_puts_before_a_text_is_seen_from_the_first_window_to_the_last():
-    made, tokenizer = biased(3), char_tokenizer([chr(97 + i) for i in range(26)])
-    tokenizer.prefix = [7]
-    seen = []
-    made.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].tolist()))
-    assert generate(made, tokenizer, "b" * 20, max_tokens=40) == "d" * 40
-    windows = [ids for ids in seen if len(ids) > 1]
-    assert len(windows) > 4
-    assert all(ids[0] == 7 and ids[1:] for ids in windows)
-    generate(made, tokenizer, "", max_tokens=1)
-    assert seen[-1] == [7]
-
-
-def test_the_same_seed_draws_the_same_text():
-    made = model()
-    texts = [
-        generate(made, TOKENIZER, "ab", max_tokens=30, temperature=2.0, seed=seed)
-        for seed in (1, 1, 2)
-    ]
-    assert texts[0] == texts[1] != texts[2]
-
-
-def test_a_stream_is_the_text_in_pieces_and_leaves_the_model_as_it_was():
-    made = model().train()
-    pieces = list(stream(made, TOKENIZER, "ab", max_tokens=20))
-    assert made.training
-    assert len(pieces) > 1
-    assert "".join(pieces) == generate(made, TOKENIZER, "ab", max_tokens=20)
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    generate(made, TOKENIZER, "ab", max_tokens=5)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 def biased(token: int, vocab_size: int = 29) -> GPT:
     """Return a model that always foretells one token."""
     made = GPT(
@@ -132,22 +169,3 @@ def biased(token: int, vocab_size: int = 29) -> GPT:
     with torch.no_grad():
         made.head.weight[token] = 1.0
     return made
-
-
-def test_the_end_of_text_ends_it():
-    assert generate(biased(26), TOKENIZER, "ab") == ""
-    assert generate(biased(3), TOKENIZER, "ab", max_tokens=4) == "dddd"
-
-
-def test_padded_ids_are_never_drawn():
-    assert set(generate(biased(28), TOKENIZER, "ab", max_tokens=9, temperature=0)) == {"a"}
-
-
-def test_an_empty_prompt_begins_a_document():
-    assert len(generate(biased(3), TOKENIZER, "", max_tokens=5)) == 5
-
-
-def test_a_character_that_never_gets_whole_is_shown_at_the_end():
-    made = biased("🙂".encode()[0], vocab_size=259)
-    pieces = stream(made, bpe_tokenizer([]), "a", max_tokens=2, temperature=0)
-    assert list(pieces) == ["", "\ufffd", "\ufffd"]

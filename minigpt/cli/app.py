@@ -121,6 +121,16 @@ def standard_input() -> str:
         raise UserError(f"standard input is not UTF-8: byte {error.start}; pass text") from None
 
 
+def text_of(path: Path) -> str:
+    """Return the text in a file that an option names."""
+    try:
+        return path.read_bytes().decode()
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"there is no file {path}; pass a text file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: byte {error.start}; pass text") from None
+
+
 def say(line: str) -> None:
     """Say a line to the person, on standard error."""
     sys.stderr.write(line + "\n")

@@ -1,10 +1,10 @@
-"""The verbs that measure minigpt beside its peers: bench tokenizer, bench train."""
+"""The verbs that measure minigpt beside its peers: bench tokenizer, bench train, bench sample."""
 
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from minigpt.cli.app import JSON, TEXT, app, finish, say, show
+from minigpt.cli.app import FLAG, JSON, TEXT, app, finish, say, show
 from minigpt.cli.settings import DEVICE, FILES, NO_OPTIONS, PRESET, settings_of
 from minigpt.errors import UserError
 
@@ -78,5 +78,44 @@ def bench_train(
     from minigpt.bench.train import bench_train
 
     rows = bench_train(settings, peers=vs, seconds=seconds, say=say)
+    show(as_table(rows))
+    finish(as_json, rows)
+
+
+@bench.command(name="sample")
+def bench_sample(
+    *,
+    shape: Annotated[tuple[str, ...], Parameter(negative="")] = ("12m", "124m"),
+    dtype: Annotated[tuple[str, ...], Parameter(negative="")] = ("fp32", "bf16", "int8"),
+    vs: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    tokens: int = 64,
+    eager_only: FLAG = False,
+    as_json: JSON = False,
+) -> None:
+    """Time generation: tokens per second of prefill and decode, one text and sixteen at a time.
+
+    Example: minigpt bench sample --vs hf --vs llama.cpp --shape 12m
+
+    Parameters
+    ----------
+    shape
+        12m or 124m; several times for both.
+    dtype
+        fp32, bf16 or int8; several times for more.
+    vs
+        A peer: hf (transformers' generate) or llama.cpp (through xllamacpp); several times for both.
+    tokens
+        New tokens after each prompt of 256.
+    eager_only
+        Leave the compiled step out, which takes half a minute to make for each shape and dtype the first time.
+    """
+    if not 8 <= tokens <= 512:
+        raise UserError(f"--tokens is {tokens}; wanted at least 8 and at most 512")
+    from minigpt.bench.rows import as_table
+    from minigpt.bench.sample import bench_sample
+
+    rows = bench_sample(
+        shapes=shape, dtypes=dtype, peers=vs, tokens=tokens, compiled=not eager_only, say=say
+    )
     show(as_table(rows))
     finish(as_json, rows)

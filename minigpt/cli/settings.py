@@ -40,6 +40,15 @@ DATA = Annotated[
 MINUTES = Annotated[
     str | None, Parameter(help="Short for --train.minutes: wall time of the whole process.")
 ]
+# How a model computes its logits; the attributes of `inference.opening.Decoding` say more.
+DTYPE = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    Parameter(help="Precision of the weights; auto: bf16 where it is faster."),
+]
+QUANTIZE = Annotated[
+    Literal["none", "int8"],
+    Parameter(help="int8: weights as whole numbers with a scale for each row."),
+]
 DEVICE = Annotated[str | None, Parameter(help="Short for --train.device: auto, cpu, cuda or mps.")]
 
 
@@ -53,12 +62,14 @@ def _options(section: Any, *, without: Sequence[str] = (), only: Sequence[str] =
     for item in dataclasses.fields(section):
         if item.name in without or (only and item.name not in only):
             continue
-        kind: Any = bool if hints[item.name] is bool else str
+        is_flag, is_list = hints[item.name] is bool, hints[item.name] == tuple[str, ...]
+        kind: Any = bool if is_flag else tuple[str, ...] if is_list else str
         choices = get_args(hints[item.name]) if Literal is _origin(hints[item.name]) else ()
         listed = f" One of {', '.join(choices)}." if choices else ""
         parameter = Parameter(
             help=f"{item.metadata['doc']}.{listed}{'' if only else f' [default: {item.default}]'}",
             show_default=False,
+            negative=None if is_flag else "",
             allow_leading_hyphen=True,
         )
         fields.append((item.name, Annotated[kind | None, parameter], None))
@@ -91,6 +102,7 @@ def _dataclass(name: str, fields: list[Any]) -> Any:
 
 Options: Any = _all_options()
 SampleOptions: Any = _options(SampleConfig)
+ChatOptions: Any = _options(SampleConfig, without=("prompt", "num_samples"))
 # What concerns the making of tokens; the rest of [data] concerns their reading.
 PrepareOptions: Any = _options(
     DataConfig, without=("source", "documents", "stream", "token_dtype", "seed")
@@ -101,7 +113,7 @@ _UNSEEN_TITLE = "--model.… What the tensors do not show"
 ShapeOptions: Any = _dataclass(
     "ShapeOptions", [("model", _group(_UNSEEN_TITLE, _options(ModelConfig, only=UNSEEN), 1), None)]
 )
-NO_OPTIONS, NO_SAMPLE_OPTIONS = Options(), SampleOptions()
+NO_OPTIONS, NO_SAMPLE_OPTIONS, NO_CHAT_OPTIONS = Options(), SampleOptions(), ChatOptions()
 NO_PREPARE_OPTIONS, NO_SHAPE_OPTIONS = PrepareOptions(), ShapeOptions()
 
 

@@ -1,17 +1,27 @@
 """The verbs that use a model: sample, eval."""
 
 import contextlib
-import dataclasses
+import math
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from minigpt import config
-from minigpt.cli.app import JSON, TEXT, app, finish, say, show, standard_input
-from minigpt.cli.settings import NO_SAMPLE_OPTIONS, given
+from minigpt.cli.app import FLAG, JSON, TEXT, app, finish, say, show, standard_input, text_of
+from minigpt.cli.settings import DTYPE, NO_SAMPLE_OPTIONS, QUANTIZE, given
 from minigpt.errors import UserError
 from minigpt.files import expanded
+
+PLAIN = "\x1b[0m"
+# The least probability of a piece, the colour it is shown in, and its legend.
+COLOURS = (
+    (0.5, "\x1b[32m", "50 % and more"),
+    (0.2, "\x1b[33m", "20 % and more"),
+    (0.05, "\x1b[35m", "5 % and more"),
+    (0.0, "\x1b[31m", "less"),
+)
 
 
 @app.command
@@ -20,6 +30,12 @@ def sample(
     /,
     *,
     options: Annotated[Any, Parameter(name="*")] = NO_SAMPLE_OPTIONS,
+    prompt_file: Path | None = None,
+    device: str = "auto",
+    dtype: DTYPE = "auto",
+    quantize: QUANTIZE = "none",
+    compile: FLAG = False,
+    show_probabilities: FLAG = False,
     as_json: JSON = False,
 ) -> None:
     """Draw text from a trained model, on standard output as it is made.
@@ -30,17 +46,32 @@ def sample(
     ----------
     run
         A run directory, one of its checkpoints, a Hugging Face directory, hf:OWNER/NAME, or a file of weights.
+    prompt_file
+        A text file with the prompt, instead of --prompt.
+    device
+        auto, cpu, cuda or mps.
+    compile
+        Use a compiled step; it is made once for a shape, in half a minute, and kept.
+    show_probabilities
+        Colour each piece by how likely the model held it: green from 50 %, yellow from 20 %, red below 5 %.
     """
+    from minigpt.inference.opening import Decoding, open_engine
+    from minigpt.inference.samples import Samples
     from minigpt.interop.loading import load_both
     from minigpt.rundir import RunDir
-    from minigpt.sampling import stream
 
     chosen = given(options)
-    if "prompt" not in chosen and (expanded(run) / "run.toml").is_file():
+    if prompt_file is not None:
+        if "prompt" in chosen:
+            raise UserError(
+                "--prompt and --prompt-file both say what to go on from; give one of them"
+            )
+        chosen["prompt"] = text_of(expanded(prompt_file))
+    elif "prompt" not in chosen and (expanded(run) / "run.toml").is_file():
         chosen["prompt"] = RunDir(expanded(run)).config.sample.prompt
+    elif chosen.get("prompt") == "-":
+        chosen["prompt"] = standard_input()
     settings = config.build([("the command line", {"sample": chosen})]).sample
-    if settings.prompt == "-":
-        settings = dataclasses.replace(settings, prompt=standard_input())
     if any("\udc80" <= character <= "\udcff" for character in settings.prompt):
         raise UserError(
             "the prompt is not UTF-8; set the terminal to UTF-8, or pass it with --prompt -"
@@ -50,19 +81,38 @@ def sample(
     context = model.config.block_size - len(tokenizer.prefix)
     if length > context:
         say(f"the prompt has {length} tokens; the model sees the last {context} of them")
-    texts = []
-    for number in range(settings.num_samples):
-        if number:
-            sys.stdout.write("\n---\n")
-        text = settings.prompt
-        sys.stdout.write(text)
-        for piece in stream(model, tokenizer, settings.prompt, **settings.drawing(number)):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-            text += piece
-        texts.append(text)
-    sys.stdout.write("\n")
-    finish(as_json, {"samples": texts})
+    decoding = Decoding(device=device, dtype=dtype, quantize=quantize, compile=compile)
+    engine = open_engine(model, tokenizer, decoding, slots=settings.num_samples, say=say)
+    samples = Samples(engine, settings, probabilities=show_probabilities or as_json)
+    _write(samples, coloured=show_probabilities)
+    facts = samples.facts()
+    say(
+        f"{facts['tokens']:,} tokens in {facts['seconds']:.2f} s, {facts['tokens_per_second']:,.0f} a second"
+    )
+    finish(as_json, facts)
+
+
+def _write(samples: Any, coloured: bool) -> None:
+    """Write texts to standard output, each after the prompt and a line between two."""
+    out, begun = sys.stdout, -1
+    if coloured:
+        say(" ".join(f"{colour}{words}{PLAIN}" for _, colour, words in COLOURS))
+    for number, text, log_probability in samples.pieces():
+        if number > begun:
+            out.write(("\n---\n" if number else "") + samples.settings.prompt)
+            begun = number
+        if coloured and text:
+            chance = math.exp(log_probability)
+            text = next(colour for least, colour, _ in COLOURS if chance >= least) + text + PLAIN
+        out.write(text)
+        out.flush()
+    out.write("\n")
+    if any(one.slid for one in samples.completions):
+        say(
+            "the context was full: a text went on from the younger half of what it held (--on-full stop ends it there)"
+        )
+    if any(one.finish == "full" for one in samples.completions):
+        say("the context was full, and --on-full stop ended the text there")
 
 
 @app.command
@@ -72,6 +122,8 @@ def eval(
     *more: str,
     data: Annotated[str | None, TEXT] = None,
     device: str = "auto",
+    dtype: DTYPE = "auto",
+    quantize: QUANTIZE = "none",
     as_json: JSON = False,
 ) -> None:
     """Measure a model on its held-out text: loss, perplexity, bits per byte, beside simple baselines.
@@ -88,6 +140,10 @@ def eval(
         Measure on this text instead; for a directory that no run was trained in.
     device
         auto, cpu, cuda or mps.
+    dtype
+        Measure as well what decoding in fp32, bf16 or fp16 foretells.
+    quantize
+        The same for int8: what the smaller weights cost in bits per byte.
     """
     from minigpt.data.corpora import open_source, read_pieces
     from minigpt.data.tokens import tokens_of_text
@@ -102,7 +158,10 @@ def eval(
             def text(tokenizer: Any) -> Any:
                 return tokens_of_text(read_pieces(source), tokenizer)
 
-        measured = {path: measure(path, text, device) for path in (run, *more)}
+        if quantize == "int8" and dtype not in ("auto", "bf16"):
+            raise UserError(f"--quantize int8 decodes in bf16; leave --dtype {dtype} out")
+        precision = "int8" if quantize == "int8" else None if dtype == "auto" else dtype
+        measured = {path: measure(path, text, device, precision) for path in (run, *more)}
     show(as_table(measured))
     results = list(measured.values())
     finish(as_json, results[0] if len(results) == 1 else results)

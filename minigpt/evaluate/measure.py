@@ -16,8 +16,10 @@ from minigpt.errors import UserError
 from minigpt.evaluate.baselines import baselines
 from minigpt.evaluate.likelihood import evaluate
 from minigpt.files import expanded, read_json
+from minigpt.inference.decoder import Decoder
 from minigpt.interop.loading import load_both
 from minigpt.loss import TrainStep
+from minigpt.model.transformer import GPT
 from minigpt.rundir import RunDir
 from minigpt.runtime import prepare_step, start_runtime
 from minigpt.tokenizer import Tokenizer
@@ -27,7 +29,10 @@ TOKENS_AT_ONCE = 32_768
 
 
 def measure(
-    run: Path | str, text: Callable[[Tokenizer], np.ndarray] | None = None, device: str = "auto"
+    run: Path | str,
+    text: Callable[[Tokenizer], np.ndarray] | None = None,
+    device: str = "auto",
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """Return loss, perplexity, bits per byte and character, tokens, seconds, and baselines where there are some.
 
@@ -39,6 +44,7 @@ def measure(
         text: returns the ids of a text to measure on, made by the model's tokenizer; None: the held-out part of the
             run.
         device: where.
+        precision: fp32, bf16, fp16 or int8: measure as well how the model foretells where it is decoded in that.
 
     Raises:
         UserError: nothing to load, no text to measure on, or weights that are not numbers.
@@ -58,10 +64,26 @@ def measure(
     separator = tokenizer.eos_id if config.data.documents == "separate" else None
     context = model.config.block_size if is_run else min(model.config.block_size, LONGEST_WINDOW)
     at_once = max(1, min(32, TOKENS_AT_ONCE // context))
-    found = evaluate(step, val, tokenizer, separator=separator, context=context, batch_size=at_once)
-    if not math.isfinite(found.loss):
-        raise UserError(f"the loss of {run} is {found.loss}: its weights are damaged or diverged")
-    return dataclasses.asdict(found) | {"baselines": compared}
+
+    def likelihood(step: TrainStep) -> dict[str, Any]:
+        found = evaluate(
+            step, val, tokenizer, separator=separator, context=context, batch_size=at_once
+        )
+        if not math.isfinite(found.loss):
+            raise UserError(
+                f"the loss of {run} is {found.loss}: its weights are damaged or diverged"
+            )
+        return dataclasses.asdict(found)
+
+    measured = likelihood(step) | {"baselines": compared}
+    if precision is not None:
+        if type(model) is not GPT:
+            raise UserError(
+                f"{run} is computed by transformers, in its own precision; leave --dtype and --quantize out"
+            )
+        decoder: Any = Decoder(model, precision, slots=0)
+        measured["decoded"] = {"precision": precision} | likelihood(TrainStep(decoder))
+    return measured
 
 
 def tokens_of(run: Path | str) -> Tokens:
@@ -98,7 +120,10 @@ def as_table(measured: dict[str, dict[str, Any]]) -> str:
         bits = (f"{found['bits_per_byte']:.4f}", f"{found['bits_per_char']:.4f}")
         counts = (f"{found['tokens']:,}", f"{found['seconds']:.1f}")
         rows.append((name, f"{found['loss']:.4f}", f"{found['perplexity']:.2f}", *bits, *counts))
-        for baseline, known in found["baselines"].items():
+        others = dict(found["baselines"])
+        if decoded := found.get("decoded"):
+            others = {f"decoded in {decoded['precision']}": decoded} | others
+        for baseline, known in others.items():
             bits = (f"{known['bits_per_byte']:.4f}", f"{known['bits_per_char']:.4f}")
             loss = known["loss"]
             rows.append((f"  {baseline}", f"{loss:.4f}", f"{np.exp(loss):.2f}", *bits, "", ""))

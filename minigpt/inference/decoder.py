@@ -1,0 +1,279 @@
+"""A GPT in, the same computation in few operations out, with the keys and values of many texts.
+
+Each text has a slot. A prompt is read at once (prefill); then each step takes one token of each of the first slots,
+however long their texts are (decode). What is computed is what `GPT` computes, which is the oracle of this file.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minigpt.config import ModelConfig
+from minigpt.inference.packed import NormedProduct, Product
+from minigpt.model.attention import attend
+from minigpt.model.transformer import GPT
+from minigpt.runtime import DTYPES
+
+# The number of the layer, (N, H, D) queries, (N, K, D) keys and values -> (N, H * D).
+Look = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+MLPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functools.partial(F.gelu, approximate="tanh"),
+    "gelu_exact": F.gelu,
+    "relu2": lambda x: F.relu(x).square(),
+}
+
+
+class DecoderBlock(nn.Module):
+    """(N, C) -> (N, C): a block whose matrices are one where they read the same.
+
+    The channels of a head that turn together stand side by side, so that a rotation is one product of complex numbers.
+    """
+
+    gains: Tensor | None
+
+    def __init__(self, block: Any, config: ModelConfig, precision: str) -> None:
+        super().__init__()
+        self.config, a, mlp = config, block.attention, block.mlp
+        D = config.head_dim  # noqa: N806 - the letters of the legend
+        order = torch.arange(D, device=a.query.weight.device)
+        if config.position == "rope":
+            order = order.view(2, -1).T.flatten()  # 0, D/2, 1, D/2 + 1, …
+        turned = [
+            (_by_head(part.weight, order), _by_head(part.bias, order)) for part in (a.query, a.key)
+        ]
+        others = [(part.weight, part.bias) for part in (a.value, a.gate) if part is not None]
+        self.widths = [(config.n_head + config.n_kv_head) * D, *(len(w) for w, _ in others)]
+        self.inputs = NormedProduct(block.attention_norm, *_stacked(turned + others), precision)
+        self.output = Product(a.output.weight, precision, a.output.bias)
+        gains = None
+        if config.qk_norm:
+            query, key = (norm.weight[order] for norm in (a.query_norm, a.key_norm))
+            gains = torch.cat([query.expand(config.n_head, D), key.expand(config.n_kv_head, D)])
+        self.register_buffer("gains", gains)  # (H + K, D)
+        parts = [mlp.gate, mlp.up] if config.mlp == "swiglu" else [mlp.up]
+        weights = _stacked([(part.weight, part.bias) for part in parts])
+        self.up = NormedProduct(block.mlp_norm, *weights, precision)
+        self.down = Product(mlp.down.weight, precision, mlp.down.bias)
+
+    def forward(
+        self, x: Tensor, rotation: Tensor | None, look: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Return the stream after this block.
+
+        Args:
+            x: (N, C), or (C,) and everything else without N, too.
+            rotation: (N, 1, D/2, 2), cosine and sine for each row.
+            look: queries, keys and values of the rows -> what each has gathered, (N, H * D).
+        """
+        c, rows = self.config, x.shape[:-1]
+        both, value, *gate = self.inputs(x).split(self.widths, dim=-1)
+        both = both.view(*rows, -1, c.head_dim)  # (N, H + K, D)
+        if self.gains is not None:
+            both = F.rms_norm(both, (c.head_dim,), eps=c.norm_eps) * self.gains
+        if rotation is not None:
+            both = _rotate(both, rotation)
+        query, key = both.split([c.n_head, c.n_kv_head], dim=-2)
+        gathered = look(query, key, value.view(*rows, -1, c.head_dim))
+        if gate:
+            gathered = gathered * F.silu(gate[0])
+        x = x + self.output(gathered)
+        if c.mlp == "swiglu":
+            gate, up = self.up(x).chunk(2, dim=-1)
+            return x + self.down(F.silu(gate) * up)
+        return x + self.down(MLPS[c.mlp](self.up(x)))
+
+
+class Decoder(nn.Module):
+    """Computes the next logits of many texts.
+
+    Attributes:
+        config: the model's.
+        precision: fp32, bf16, fp16, or int8: weights in whole numbers, with bf16 between them. The stream is in fp32.
+        slots: how many texts it holds.
+        keys, values: what is remembered in each layer, (slots, K, room, D).
+        alone: a faster way to step where there is one text, if there is one: a token and its position, not 0, to
+            logits, (1, V).
+    """
+
+    can_share = True
+    embedding: Tensor
+    places: Tensor | None
+    rotations: Tensor | None
+
+    def __init__(self, model: GPT, precision: str = "fp32", slots: int = 1) -> None:
+        super().__init__()
+        self.config, self.precision = model.config, precision
+        self.dtype = DTYPES.get(precision, torch.bfloat16)
+        with torch.no_grad():
+            blocks = (DecoderBlock(block, self.config, precision) for block in model.blocks)
+            self.blocks = nn.ModuleList(blocks)
+            self.head = NormedProduct(model.norm, model.head.weight, None, precision)
+            self.register_buffer("embedding", model.embedding.weight.to(self.dtype))
+            if self.config.position == "learned":
+                places, rotations = model.position_embedding.weight, None
+            else:
+                places, rotations = None, torch.stack([model.rotary.cos, model.rotary.sin], dim=-1)
+        self.register_buffer("places", places)  # (block_size, C)
+        self.register_buffer("rotations", rotations)  # (block_size, D/2, 2)
+        self.device, self.slots = model.head.weight.device, slots
+        self.alone: Callable[[int, int], Tensor] | None = None
+        c = self.config
+        shape = (
+            slots,
+            c.n_kv_head,
+            c.block_size + 1,
+            c.head_dim,
+        )  # one more than used: compiled.py
+        self.keys, self.values = (
+            [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.blocks]
+            for _ in "kv"
+        )
+
+    def hidden(self, ids: Tensor, *, cache: None = None, documents: Tensor | None = None) -> Tensor:
+        """Return the stream before the last norm, which `head` takes, (B, T, C), as `GPT.hidden` but without a cache.
+
+        So is measured what is decoded.
+
+        Args:
+            ids: (B, T).
+            cache: none; a slot serves for that.
+            documents: (B, T), the document of each position; attention then stays inside it.
+        """
+        B, T = ids.shape  # noqa: N806 - the letters of the legend
+        mask = None
+        if documents is not None:
+            mask = (documents[:, None, :, None] == documents[:, None, None, :]).tril()
+
+        def look(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            parts = (
+                part.to(self.dtype).unflatten(0, (B, T)).transpose(1, 2)
+                for part in (query, key, value)
+            )  # (B, H or K, T, D)
+            return attend(*parts, mask).transpose(1, 2).flatten(0, 1).flatten(1)
+
+        places = torch.arange(T, device=ids.device).repeat(B)
+        return self.stream(*self.begin(ids.flatten(), places), look).unflatten(0, (B, T))
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, ids: Sequence[int], start: int = 0) -> Tensor:
+        """Return the logits after the last of new tokens in one slot, (V,).
+
+        Args:
+            slot: where they are remembered.
+            ids: the new tokens.
+            start: how many stand before them in the slot.
+        """
+        end = start + len(ids)
+        mask = None
+        if start and len(ids) > 1:
+            mask = torch.ones(len(ids), end, dtype=torch.bool, device=self.device).tril(start)
+
+        def look(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = self.keys[layer][slot], self.values[layer][slot]  # (K, room, D)
+            keys[:, start:end], values[:, start:end] = key.transpose(0, 1), value.transpose(0, 1)
+            query = query.transpose(0, 1).unsqueeze(0).to(self.dtype)  # (1, H, T, D)
+            gathered = attend(query, keys[None, :, :end], values[None, :, :end], mask)
+            return gathered[0].transpose(0, 1).flatten(1)
+
+        x = self.stream(*self.begin(torch.tensor(ids, device=self.device), slice(start, end)), look)
+        return self.head(x[-1:])[0]
+
+    @torch.inference_mode()
+    def step(self, ids: Sequence[int], places: Sequence[int]) -> Tensor:
+        """Return the logits after one more token in each of the first slots, (B, V).
+
+        Args:
+            ids: the token of each slot.
+            places: how many stand before it there.
+        """
+        if len(ids) == 1:
+            if self.alone is not None and places[0]:
+                return self.alone(ids[0], places[0])
+            return self.step_alone(ids[0], places[0])
+        at = torch.tensor(places, device=self.device)
+        end, rows = max(places) + 1, torch.arange(len(ids), device=self.device)
+        mask = None
+        if min(places) + 1 < end:
+            seen = torch.arange(end, device=self.device) <= at[:, None]  # (B, S)
+            mask = seen[:, None, None]
+
+        def look(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = self.keys[layer][: len(ids)], self.values[layer][: len(ids)]
+            keys[rows, :, at], values[rows, :, at] = key.to(self.dtype), value.to(self.dtype)
+            query = query.unsqueeze(2).to(self.dtype)  # (B, H, 1, D)
+            return attend(query, keys[:, :, :end], values[:, :, :end], mask).flatten(1)
+
+        return self(*self.begin(torch.tensor(ids, device=self.device), at), look)
+
+    @torch.inference_mode()
+    def step_alone(self, token: int, place: int) -> Tensor:
+        """Return the logits after one more token in the first slot, (1, V); without N there are fewer operations."""
+
+        def look(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = self.keys[layer][:1], self.values[layer][:1]  # (1, K, room, D)
+            keys.select(2, place).copy_(key)
+            values.select(2, place).copy_(value)
+            query = query.to(self.dtype).view(1, -1, 1, c.head_dim)
+            return attend(query, keys[:, :, : place + 1], values[:, :, : place + 1]).view(-1)
+
+        c, x = self.config, self.embedding[token].float()
+        if self.places is not None:
+            x = x + self.places[place]
+        rotation = None if self.rotations is None else self.rotations[place]
+        return self(x, rotation, look).unsqueeze(0)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Have a slot remember the first tokens of another."""
+        for part in (*self.keys, *self.values):
+            part[target, :, :length] = part[source, :, :length]
+
+    def begin(self, ids: Tensor, places: Tensor | slice) -> tuple[Tensor, Tensor | None]:
+        """Return what the blocks start from: the stream, (N, C), and the rotations, (N, 1, D/2, 2).
+
+        Args:
+            ids: (N,).
+            places: the position of each.
+        """
+        x = F.embedding(ids, self.embedding).float()
+        if self.places is not None:
+            x = x + self.places[places]
+        return x, None if self.rotations is None else self.rotations[places].unsqueeze(1)
+
+    def stream(self, x: Tensor, rotation: Tensor | None, look: Look) -> Tensor:
+        """Return the stream before the last norm, (N, C), from what `begin` returns and how a layer attends."""
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotation, functools.partial(look, layer))
+        return x
+
+    def forward(self, x: Tensor, rotation: Tensor | None, look: Look) -> Tensor:
+        """Return the logits of every row, (N, V)."""
+        return self.head(self.stream(x, rotation, look))
+
+
+def _by_head(part: Any, order: Tensor) -> Any:
+    """Return weights or biases, (heads * D, …), with the channels of each head in another order; None stays None."""
+    if part is None:
+        return None
+    return part.unflatten(0, (-1, len(order)))[:, order].flatten(0, 1)
+
+
+def _stacked(parts: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+    """Return weights and biases one above the other; what is alone stays what it is."""
+    if len(parts) == 1:
+        return parts[0]
+    weights, biases = zip(*parts, strict=True)
+    return torch.cat(weights), None if biases[0] is None else torch.cat(biases)
+
+
+def _rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Return (N, heads, D) with each pair of channels turned, by (N, 1, D/2, 2)."""
+    pairs = x.view(*x.shape[:-1], -1, 2)
+    if not torch.compiler.is_exporting():
+        turned = torch.view_as_complex(pairs) * torch.view_as_complex(rotation)
+        return torch.view_as_real(turned).view(x.shape)
+    (a, b), (cos, sin) = pairs.unbind(-1), rotation.unbind(-1)
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).view(x.shape)
