@@ -34,7 +34,7 @@ DTYPES = ("fp32", "bf16", "int8")
 PEERS = ("hf", "llama.cpp")
 GGUF_TYPES: dict[str, Any] = {"fp32": "f32", "bf16": "bf16", "int8": "q8_0"}
 BATCHES = (1, 16)
-PROMPT_TOKENS = 256
+PROMPT_TOKENS = 128
 ROUNDS = 2
 REPEATS = 3  # in each
 
@@ -83,7 +83,7 @@ def bench_sample(
         shapes: of `SHAPES`.
         dtypes: of `DTYPES`.
         peers: "hf" for `transformers`' generate, "llama.cpp" through xllamacpp, on files written here.
-        tokens: new ones after each prompt of 256.
+        tokens: new ones after each prompt of 128.
         compiled: whether our compiled step is measured too.
         say: called with what is going on.
 

@@ -105,7 +105,7 @@ def bench_sample(
     vs
         A peer: hf (transformers' generate) or llama.cpp (through xllamacpp); several times for both.
     tokens
-        New tokens after each prompt of 256.
+        New tokens after each prompt of 128.
     eager_only
         Leave the compiled step out, which takes half a minute to make for each shape and dtype the first time.
     """

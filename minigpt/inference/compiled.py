@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from minigpt.config import ModelConfig
 from minigpt.files import cache_folder, replacing
 from minigpt.inference.decoder import Decoder
 from minigpt.inference.decoder import __file__ as decoder_file
+from minigpt.inference.packed import NormedProduct, Product
 from minigpt.inference.packed import __file__ as packed_file
 from minigpt.model.transformer import GPT
 
@@ -44,7 +46,7 @@ class CompiledStep:
         self._decoder = decoder
         # Loaded by torch's own part in C++, for the compiler takes two seconds to import.
         self._run = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1).run
-        self._given = [*_first_slot(decoder), *_weights(decoder).values()]
+        self._given = [*_first_slot(decoder), *_weights(decoder)]
         self._seen = torch.zeros(decoder.config.block_size, dtype=torch.int8)
 
     def __call__(self, token: int, place: int) -> Tensor:
@@ -120,48 +122,42 @@ def compile_step(config: ModelConfig, precision: str) -> None:
     path = path_of(config, precision)
     path.parent.mkdir(parents=True, exist_ok=True)
     decoder = Decoder(GPT(config).eval(), precision)
-    names = list(_weights(decoder))
     moving = _moving(decoder, torch.zeros(config.block_size, dtype=torch.int8), 0, EXAMPLE)
-    given = [*moving, *_first_slot(decoder), *_weights(decoder).values()]
+    given = [*moving, *_first_slot(decoder), *_weights(decoder)]
     # One position more than is ever used lies in the slots, so that the compiler need not tell a full one apart.
-    sizes = [
-        {0: torch.export.Dim("S", min=2, max=config.block_size)} if one is moving[-1] else None
-        for one in given
-    ]
+    length = {0: torch.export.Dim("S", min=2, max=config.block_size)}
+    lengths = [length if one is moving[-1] else None for one in given]
     with torch.no_grad():
-        program = torch.export.export(_OneRow(decoder, names), (given,), dynamic_shapes=(sizes,))
+        program = torch.export.export(_OneRow(decoder), (given,), dynamic_shapes=(lengths,))
         with replacing(path) as new:
             made = torch._inductor.aoti_compile_and_package(program, package_path=f"{new}.pt2")
             Path(made).replace(new)
 
 
 class _OneRow(nn.Module):
-    """A decoder as a function of all that it reads; attention is written out, so that all becomes one function."""
+    """A decoder as a function of all that it reads; sums are written out, so that all becomes one function."""
 
-    def __init__(self, decoder: Decoder, names: list[str]) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        self._decoder, self._names = (
-            [decoder],
-            names,
-        )  # in a list, so that its weights are not taken for constants
+        self._decoder, self._holders = decoder, list(_holders(decoder))
+        for owner, _ in self._holders:
+            if isinstance(owner, Product):
+                owner.write_out()
 
     def forward(self, given: list[Tensor]) -> Tensor:
         """Return the logits, (1, V), from `_moving`, `_first_slot` and `_weights`."""
-        (decoder,) = self._decoder
-        c, (x, *rotation, at, seen) = (
-            decoder.config,
-            given[: 4 if decoder.rotations is not None else 3],
-        )
-        rest = given[3 + len(rotation) :]
-        keys, values, weights = (
-            rest[: c.n_layer],
-            rest[c.n_layer : 2 * c.n_layer],
-            rest[2 * c.n_layer :],
-        )
+        c, rest = self._decoder.config, list(given)
+        x = rest.pop(0)
+        rotation = None if self._decoder.rotations is None else rest.pop(0)
+        at, seen = rest.pop(0), rest.pop(0)
+        keys, values = rest[: c.n_layer], rest[c.n_layer : 2 * c.n_layer]
+        for (owner, name), weight in zip(self._holders, rest[2 * c.n_layer :], strict=True):
+            setattr(owner, name, weight)
 
-        def look(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def look(layer: int, query: Tensor, key_value: Tensor) -> Tensor:
             seen_by = []
-            for old, new in ((keys[layer], key), (values[layer], value)):
+            news = key_value.chunk(2, dim=1)
+            for old, new in zip((keys[layer], values[layer]), news, strict=True):
                 old[:, :, at] = new.unsqueeze(2).to(old.dtype)
                 seen_by.append(old[0, :, None, : seen.size(0)].float())  # (K, 1, S, D)
             query = query.view(c.n_kv_head, -1, 1, c.head_dim) * c.head_dim**-0.5
@@ -170,26 +166,35 @@ class _OneRow(nn.Module):
             gathered = (shares.unsqueeze(-1) * seen_by[1]).sum(dim=-2)
             return (gathered / shares.sum(dim=-1, keepdim=True)).view(1, -1)
 
-        named = dict(zip(self._names, weights, strict=True))
-        return torch.func.functional_call(decoder, named, (x, *(rotation or [None]), look))
+        return self._decoder(x, rotation, look)
 
 
 def _moving(decoder: Decoder, seen: Tensor, token: int, place: int) -> list[Tensor]:
     """Return what differs from step to step: stream, rotation if there is one, position, and as many as are seen."""
-    parts = decoder.begin(torch.tensor([token]), slice(place, place + 1))
-    return [part for part in parts if part is not None] + [torch.tensor([place]), seen[: place + 1]]
+    x, rotation = decoder.begin(torch.tensor([token]), slice(place, place + 1))
+    turned = [] if rotation is None else [torch.view_as_real(rotation)]  # (1, 1, D/2, 2)
+    return [x, *turned, torch.tensor([place]), seen[: place + 1]]
 
 
 def _first_slot(decoder: Decoder) -> list[Tensor]:
     """Return the keys of each layer, then the values, (1, K, room, D)."""
-    return [part[:1] for part in (*decoder.keys, *decoder.values)]
+    return [part[i, :1] for i in range(2) for part in decoder.cache]
 
 
-def _weights(decoder: Decoder) -> dict[str, Tensor]:
-    """Return what the blocks and the head read, by name."""
-    return {
-        name: part for name, part in decoder.named_buffers() if name.startswith(("blocks", "head"))
-    }
+def _weights(decoder: Decoder) -> list[Tensor]:
+    """Return what the blocks and the head read."""
+    return [getattr(owner, name) for owner, name in _holders(decoder)]
+
+
+def _holders(decoder: Decoder) -> Iterator[tuple[Any, str]]:
+    """Yield where these lie, always in the same order: an object, and the name of its attribute."""
+    parts = [*decoder.blocks, decoder.head]
+    for part in parts:
+        for name, value in vars(part).items():
+            if isinstance(value, Tensor) and not name.startswith("_"):
+                yield part, name
+            elif isinstance(value, Product | NormedProduct):
+                parts.append(value)
 
 
 if __name__ == "__main__":

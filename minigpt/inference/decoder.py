@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from minigpt.config import ModelConfig
 from minigpt.inference.packed import NormedProduct, Product
@@ -18,8 +18,8 @@ from minigpt.model.attention import attend
 from minigpt.model.transformer import GPT
 from minigpt.runtime import DTYPES
 
-# The number of the layer, (N, H, D) queries, (N, K, D) keys and values -> (N, H * D).
-Look = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+# The number of the layer, (N, H, D) queries, (N, 2K, D) keys and then values -> (N, H * D).
+Look = Callable[[int, Tensor, Tensor], Tensor]
 MLPS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functools.partial(F.gelu, approximate="tanh"),
     "gelu_exact": F.gelu,
@@ -27,17 +27,15 @@ MLPS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class DecoderBlock(nn.Module):
+class DecoderBlock:
     """(N, C) -> (N, C): a block whose matrices are one where they read the same.
 
     The channels of a head that turn together stand side by side, so that a rotation is one product of complex numbers.
     """
 
-    gains: Tensor | None
-
-    def __init__(self, block: Any, config: ModelConfig, precision: str) -> None:
-        super().__init__()
+    def __init__(self, block: Any, config: ModelConfig, precision: str, rows: int) -> None:
         self.config, a, mlp = config, block.attention, block.mlp
+        how = (precision, rows)
         D = config.head_dim  # noqa: N806 - the letters of the legend
         order = torch.arange(D, device=a.query.weight.device)
         if config.position == "rope":
@@ -46,92 +44,81 @@ class DecoderBlock(nn.Module):
             (_by_head(part.weight, order), _by_head(part.bias, order)) for part in (a.query, a.key)
         ]
         others = [(part.weight, part.bias) for part in (a.value, a.gate) if part is not None]
-        self.widths = [(config.n_head + config.n_kv_head) * D, *(len(w) for w, _ in others)]
-        self.inputs = NormedProduct(block.attention_norm, *_stacked(turned + others), precision)
-        self.output = Product(a.output.weight, precision, a.output.bias)
+        self.width = (config.n_head + 2 * config.n_kv_head) * D
+        self.inputs = NormedProduct(block.attention_norm, *_stacked(turned + others), *how)
+        self.output = Product(a.output.weight, precision, a.output.bias, rows)
         gains = None
         if config.qk_norm:
             query, key = (norm.weight[order] for norm in (a.query_norm, a.key_norm))
             gains = torch.cat([query.expand(config.n_head, D), key.expand(config.n_kv_head, D)])
-        self.register_buffer("gains", gains)  # (H + K, D)
+        self.gains = gains  # (H + K, D)
         parts = [mlp.gate, mlp.up] if config.mlp == "swiglu" else [mlp.up]
         weights = _stacked([(part.weight, part.bias) for part in parts])
-        self.up = NormedProduct(block.mlp_norm, *weights, precision)
-        self.down = Product(mlp.down.weight, precision, mlp.down.bias)
+        self.up = NormedProduct(block.mlp_norm, *weights, *how)
+        self.down = Product(mlp.down.weight, precision, mlp.down.bias, rows)
 
-    def forward(
-        self, x: Tensor, rotation: Tensor | None, look: Callable[[Tensor, Tensor, Tensor], Tensor]
+    def __call__(
+        self, x: Tensor, rotation: Tensor | None, look: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
         """Return the stream after this block.
 
         Args:
             x: (N, C), or (C,) and everything else without N, too.
-            rotation: (N, 1, D/2, 2), cosine and sine for each row.
+            rotation: (N, 1, D/2), a complex number of length 1 for each pair of channels.
             look: queries, keys and values of the rows -> what each has gathered, (N, H * D).
         """
-        c, rows = self.config, x.shape[:-1]
-        both, value, *gate = self.inputs(x).split(self.widths, dim=-1)
-        both = both.view(*rows, -1, c.head_dim)  # (N, H + K, D)
+        c, y = self.config, self.inputs(x)
+        heads = y.narrow(-1, 0, self.width).view(*x.shape[:-1], -1, c.head_dim)  # (N, H + 2K, D)
+        turned, value = heads.split([c.n_head + c.n_kv_head, c.n_kv_head], dim=-2)
         if self.gains is not None:
-            both = F.rms_norm(both, (c.head_dim,), eps=c.norm_eps) * self.gains
+            turned.copy_(F.rms_norm(turned, (c.head_dim,), eps=c.norm_eps) * self.gains)
         if rotation is not None:
-            both = _rotate(both, rotation)
-        query, key = both.split([c.n_head, c.n_kv_head], dim=-2)
-        gathered = look(query, key, value.view(*rows, -1, c.head_dim))
-        if gate:
-            gathered = gathered * F.silu(gate[0])
-        x = x + self.output(gathered)
+            heads = _rotated(heads, turned, value, rotation)
+        gathered = look(*heads.split([c.n_head, 2 * c.n_kv_head], dim=-2))
+        if y.size(-1) > self.width:
+            gathered = gathered * F.silu(y.narrow(-1, self.width, y.size(-1) - self.width))
+        x = self.output.onto(x, gathered)
         if c.mlp == "swiglu":
             gate, up = self.up(x).chunk(2, dim=-1)
-            return x + self.down(F.silu(gate) * up)
-        return x + self.down(MLPS[c.mlp](self.up(x)))
+            return self.down.onto(x, F.silu(gate).mul_(up))
+        return self.down.onto(x, MLPS[c.mlp](self.up(x)))
 
 
-class Decoder(nn.Module):
+class Decoder:
     """Computes the next logits of many texts.
 
     Attributes:
         config: the model's.
         precision: fp32, bf16, fp16, or int8: weights in whole numbers, with bf16 between them. The stream is in fp32.
         slots: how many texts it holds.
-        keys, values: what is remembered in each layer, (slots, K, room, D).
+        cache: the keys and values that each layer remembers, (2, slots, K, room, D).
         alone: a faster way to step where there is one text, if there is one: a token and its position, not 0, to
             logits, (1, V).
     """
 
     can_share = True
-    embedding: Tensor
-    places: Tensor | None
-    rotations: Tensor | None
 
     def __init__(self, model: GPT, precision: str = "fp32", slots: int = 1) -> None:
-        super().__init__()
         self.config, self.precision = model.config, precision
         self.dtype = DTYPES.get(precision, torch.bfloat16)
         with torch.no_grad():
-            blocks = (DecoderBlock(block, self.config, precision) for block in model.blocks)
-            self.blocks = nn.ModuleList(blocks)
-            self.head = NormedProduct(model.norm, model.head.weight, None, precision)
-            self.register_buffer("embedding", model.embedding.weight.to(self.dtype))
+            blocks = (DecoderBlock(block, self.config, precision, slots) for block in model.blocks)
+            self.blocks = list(blocks)
+            self.head = NormedProduct(model.norm, model.head.weight, None, precision, slots)
+            self.embedding = model.embedding.weight.to(self.dtype)
             if self.config.position == "learned":
                 places, rotations = model.position_embedding.weight, None
             else:
-                places, rotations = None, torch.stack([model.rotary.cos, model.rotary.sin], dim=-1)
-        self.register_buffer("places", places)  # (block_size, C)
-        self.register_buffer("rotations", rotations)  # (block_size, D/2, 2)
+                places, rotations = None, torch.complex(model.rotary.cos, model.rotary.sin)
+        self.places = places  # (block_size, C)
+        self.rotations = rotations  # (block_size, D/2)
         self.device, self.slots = model.head.weight.device, slots
         self.alone: Callable[[int, int], Tensor] | None = None
         c = self.config
-        shape = (
-            slots,
-            c.n_kv_head,
-            c.block_size + 1,
-            c.head_dim,
-        )  # one more than used: compiled.py
-        self.keys, self.values = (
-            [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.blocks]
-            for _ in "kv"
-        )
+        # One position more than is used: compiled.py.
+        shape = (2, slots, c.n_kv_head, c.block_size + 1, c.head_dim)
+        self.cache = [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.blocks]
+        self._first = [part[:, :1] for part in self.cache]  # (2, 1, K, room, D)
 
     def hidden(self, ids: Tensor, *, cache: None = None, documents: Tensor | None = None) -> Tensor:
         """Return the stream before the last norm, which `head` takes, (B, T, C), as `GPT.hidden` but without a cache.
@@ -148,10 +135,10 @@ class Decoder(nn.Module):
         if documents is not None:
             mask = (documents[:, None, :, None] == documents[:, None, None, :]).tril()
 
-        def look(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def look(layer: int, query: Tensor, key_value: Tensor) -> Tensor:
             parts = (
                 part.to(self.dtype).unflatten(0, (B, T)).transpose(1, 2)
-                for part in (query, key, value)
+                for part in (query, *key_value.chunk(2, dim=1))
             )  # (B, H or K, T, D)
             return attend(*parts, mask).transpose(1, 2).flatten(0, 1).flatten(1)
 
@@ -172,12 +159,11 @@ class Decoder(nn.Module):
         if start and len(ids) > 1:
             mask = torch.ones(len(ids), end, dtype=torch.bool, device=self.device).tril(start)
 
-        def look(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = self.keys[layer][slot], self.values[layer][slot]  # (K, room, D)
-            keys[:, start:end], values[:, start:end] = key.transpose(0, 1), value.transpose(0, 1)
+        def look(layer: int, query: Tensor, key_value: Tensor) -> Tensor:
+            part = self.cache[layer][:, slot, :, :end]  # (2, K, S, D)
+            part[:, :, start:] = key_value.unflatten(1, (2, -1)).permute(1, 2, 0, 3)
             query = query.transpose(0, 1).unsqueeze(0).to(self.dtype)  # (1, H, T, D)
-            gathered = attend(query, keys[None, :, :end], values[None, :, :end], mask)
-            return gathered[0].transpose(0, 1).flatten(1)
+            return attend(query, part[:1], part[1:], mask)[0].transpose(0, 1).flatten(1)
 
         x = self.stream(*self.begin(torch.tensor(ids, device=self.device), slice(start, end)), look)
         return self.head(x[-1:])[0]
@@ -201,11 +187,12 @@ class Decoder(nn.Module):
             seen = torch.arange(end, device=self.device) <= at[:, None]  # (B, S)
             mask = seen[:, None, None]
 
-        def look(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = self.keys[layer][: len(ids)], self.values[layer][: len(ids)]
-            keys[rows, :, at], values[rows, :, at] = key.to(self.dtype), value.to(self.dtype)
+        def look(layer: int, query: Tensor, key_value: Tensor) -> Tensor:
+            part = self.cache[layer][:, : len(ids)]  # (2, B, K, room, D)
+            part[:, rows, :, at] = key_value.unflatten(1, (2, -1)).to(self.dtype)
             query = query.unsqueeze(2).to(self.dtype)  # (B, H, 1, D)
-            return attend(query, keys[:, :, :end], values[:, :, :end], mask).flatten(1)
+            keys, values = part[:, :, :, :end].unbind(0)
+            return attend(query, keys, values, mask).flatten(1)
 
         return self(*self.begin(torch.tensor(ids, device=self.device), at), look)
 
@@ -213,12 +200,11 @@ class Decoder(nn.Module):
     def step_alone(self, token: int, place: int) -> Tensor:
         """Return the logits after one more token in the first slot, (1, V); without N there are fewer operations."""
 
-        def look(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = self.keys[layer][:1], self.values[layer][:1]  # (1, K, room, D)
-            keys.select(2, place).copy_(key)
-            values.select(2, place).copy_(value)
-            query = query.to(self.dtype).view(1, -1, 1, c.head_dim)
-            return attend(query, keys[:, :, : place + 1], values[:, :, : place + 1]).view(-1)
+        def look(layer: int, query: Tensor, key_value: Tensor) -> Tensor:
+            part, shape = self._first[layer], (1, -1, 1, c.head_dim)
+            part.select(3, place).copy_(key_value.view(2, 1, -1, c.head_dim))
+            keys, values = part.narrow(3, 0, place + 1).unbind(0)  # (1, K, S, D)
+            return attend(query.to(self.dtype).view(shape), keys, values).view(-1)
 
         c, x = self.config, self.embedding[token].float()
         if self.places is not None:
@@ -228,11 +214,11 @@ class Decoder(nn.Module):
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Have a slot remember the first tokens of another."""
-        for part in (*self.keys, *self.values):
-            part[target, :, :length] = part[source, :, :length]
+        for part in self.cache:
+            part[:, target, :, :length] = part[:, source, :, :length]
 
     def begin(self, ids: Tensor, places: Tensor | slice) -> tuple[Tensor, Tensor | None]:
-        """Return what the blocks start from: the stream, (N, C), and the rotations, (N, 1, D/2, 2).
+        """Return what the blocks start from: the stream, (N, C), and the rotations, (N, 1, D/2).
 
         Args:
             ids: (N,).
@@ -241,7 +227,7 @@ class Decoder(nn.Module):
         x = F.embedding(ids, self.embedding).float()
         if self.places is not None:
             x = x + self.places[places]
-        return x, None if self.rotations is None else self.rotations[places].unsqueeze(1)
+        return x, None if self.rotations is None else self.rotations[places].unsqueeze(-2)
 
     def stream(self, x: Tensor, rotation: Tensor | None, look: Look) -> Tensor:
         """Return the stream before the last norm, (N, C), from what `begin` returns and how a layer attends."""
@@ -249,7 +235,7 @@ class Decoder(nn.Module):
             x = block(x, rotation, functools.partial(look, layer))
         return x
 
-    def forward(self, x: Tensor, rotation: Tensor | None, look: Look) -> Tensor:
+    def __call__(self, x: Tensor, rotation: Tensor | None, look: Look) -> Tensor:
         """Return the logits of every row, (N, V)."""
         return self.head(self.stream(x, rotation, look))
 
@@ -269,11 +255,15 @@ def _stacked(parts: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor 
     return torch.cat(weights), None if biases[0] is None else torch.cat(biases)
 
 
-def _rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Return (N, heads, D) with each pair of channels turned, by (N, 1, D/2, 2)."""
-    pairs = x.view(*x.shape[:-1], -1, 2)
-    if not torch.compiler.is_exporting():
-        turned = torch.view_as_complex(pairs) * torch.view_as_complex(rotation)
-        return torch.view_as_real(turned).view(x.shape)
+def _rotated(heads: Tensor, turned: Tensor, value: Tensor, rotation: Tensor) -> Tensor:
+    """Return (N, H + 2K, D) with the pairs of channels turned, in queries and keys, in place.
+
+    For the compiler, which knows neither complex numbers nor places, the rotation comes as (N, 1, D/2, 2).
+    """
+    pairs = turned.view(*turned.shape[:-1], -1, 2)
+    if rotation.is_complex():
+        torch.view_as_complex(pairs).mul_(rotation)
+        return heads
     (a, b), (cos, sin) = pairs.unbind(-1), rotation.unbind(-1)
-    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).view(x.shape)
+    after = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).view(turned.shape)
+    return torch.cat([after, value], dim=-2)

@@ -33,11 +33,11 @@ class FixedStep:
     def _compute(self) -> Tensor:
         decoder, seen = self._decoder, (self._room <= self._place).view(1, 1, 1, -1)
 
-        def look(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = decoder.keys[layer][:1], decoder.values[layer][:1]  # (1, K, room, D)
-            for old, new in ((keys, key), (values, value)):
-                old.index_copy_(2, self._place, new.unsqueeze(2).to(old.dtype))
-            return attend(query.unsqueeze(2).to(decoder.dtype), keys, values, seen).flatten(1)
+        def look(layer: int, query: Tensor, key_value: Tensor) -> Tensor:
+            part = decoder.cache[layer][:, :1]  # (2, 1, K, room, D)
+            new = key_value.unflatten(1, (2, -1)).transpose(0, 1).unsqueeze(3)  # (2, 1, K, 1, D)
+            part.index_copy_(3, self._place, new.to(part.dtype))
+            return attend(query.unsqueeze(2).to(part.dtype), *part.unbind(0), seen).flatten(1)
 
         return decoder(*decoder.begin(self._token, self._place), look)
 

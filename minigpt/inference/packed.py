@@ -19,72 +19,99 @@ def int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return rounded.to(torch.int8), scale
 
 
-class Product(nn.Module):
-    """(N, inputs) -> (N, outputs) by one matrix.
+class Product:
+    """(N, inputs) -> (N, outputs) by one matrix; (inputs,) -> (outputs,) in the same way.
 
     Attributes:
         weight: (outputs, inputs), in the precision it is read in.
         scale: (outputs,) of int8 weights.
         bias: (outputs,), in fp32.
+        is_plain: whether a product with one row is one operation of torch, which can do more at once.
     """
 
-    weight: Tensor
-    scale: Tensor | None
-    bias: Tensor | None
+    def __init__(
+        self, weight: Tensor, precision: str, bias: Tensor | None = None, rows: int = 1
+    ) -> None:
+        """Take a matrix over.
 
-    def __init__(self, weight: Tensor, precision: str, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self.dtype, scale = DTYPES.get(precision, torch.bfloat16), None
+        Args:
+            weight: (outputs, inputs).
+            precision: fp32, bf16, fp16 or int8.
+            bias: (outputs,).
+            rows: how many there will be at a time.
+        """
+        self._dtype = DTYPES.get(precision, torch.bfloat16)
+        self.bias, self.scale, self.is_plain = bias, None, precision == "fp32"
         if precision == "int8":
-            weight, scale = int8_rows(weight)
-        else:
-            weight = weight.to(self.dtype)
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", bias)
-        self._low_scale = None if scale is None else scale.to(self.dtype)
-        self._prepacked = _prepacked(weight) if precision == "bf16" else None
+            self.weight, self.scale = int8_rows(weight)
+            self._low_scale = self.scale.to(self._dtype)
+            self._multiply = self._by_int8 if weight.device.type == "cpu" else self._by_dequantised
+            return
+        self.weight = weight.to(self._dtype)
+        self._multiply = self._by_linear
+        wanted = precision == "bf16" or (precision == "fp32" and rows > 1)
+        if wanted and (packed := _prepacked(self.weight, rows)) is not None:
+            self._packed = packed
+            self._multiply = self._by_prepacked
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """Return the products, in fp32 or in the precision of the weights."""
         y = self._multiply(x)
         return y if self.bias is None else y + self.bias
 
-    def _multiply(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():  # of a sum the compiler makes one loop over the weights
-            sums = (x.float().unsqueeze(1) * self.weight.float()).sum(dim=-1)
-            return sums if self.scale is None else sums * self.scale
-        x = x.to(self.dtype)
-        if self._prepacked is not None:
-            return torch.ops.mkldnn._linear_pointwise(x, self._prepacked, None, "none", [], "")
-        if self.scale is None:
-            return F.linear(x, self.weight)
-        if self._low_scale is not None and x.dim() == 1 and x.device.type == "cpu":
-            return torch._weight_int8pack_mm(x.unsqueeze(0), self.weight, self._low_scale).view(-1)
-        return F.linear(x, self.weight.to(x.dtype)) * self.scale
+    def onto(self, x: Tensor, v: Tensor) -> Tensor:
+        """Return x and the products of v."""
+        if self.is_plain and v.dim() == 1 and self.bias is None:
+            return x.addmv(self.weight, v)
+        return x + self(v)
+
+    def write_out(self) -> None:
+        """Multiply by sums from now on, of which torch's compiler makes one loop over the weights."""
+        self._multiply, self.is_plain = self._by_sums, False
+
+    def _by_linear(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self._dtype), self.weight)
+
+    def _by_prepacked(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(
+            x.to(self._dtype), self._packed, None, "none", [], ""
+        )
+
+    def _by_int8(self, x: Tensor) -> Tensor:
+        """Return the products of one row by a kernel of torch's; it is slow with many."""
+        if x.dim() > 1:
+            return self._by_dequantised(x)
+        low = x.to(self._dtype).unsqueeze(0)
+        return torch._weight_int8pack_mm(low, self.weight, self._low_scale).view(-1)
+
+    def _by_dequantised(self, x: Tensor) -> Tensor:
+        y = F.linear(x.to(self._dtype), self.weight.to(self._dtype))
+        return y if self.scale is None else y * self.scale
+
+    def _by_sums(self, x: Tensor) -> Tensor:
+        sums = (x.float().unsqueeze(1) * self.weight.float()).sum(dim=-1)
+        return sums if self.scale is None else sums * self.scale
 
 
-def _prepacked(weight: Tensor) -> Tensor | None:
+def _prepacked(weight: Tensor, rows: int) -> Tensor | None:
     """Return the weights in the order in which oneDNN reads them; None where there is no oneDNN.
 
-    It halves the time of a bf16 product with one row: docs/experiments.md.
+    It halves the time of a bf16 product with one row, and of one in fp32 with sixteen: docs/experiments.md.
     """
     if weight.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return None
-    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 1)
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
 
 
-class NormedProduct(nn.Module):
+class NormedProduct:
     """(N, C) -> (N, outputs): a norm and the matrix that reads it.
 
     RMSNorm divides a row by one number, which may as well be done to the product; its gains go into the matrix.
     """
 
-    gain: Tensor | None
-    shift: Tensor | None
-    bias: Tensor | None
-
-    def __init__(self, norm: Any, weight: Tensor, bias: Tensor | None, precision: str) -> None:
+    def __init__(
+        self, norm: Any, weight: Tensor, bias: Tensor | None, precision: str, rows: int = 1
+    ) -> None:
         """Take the parts over.
 
         Args:
@@ -92,28 +119,35 @@ class NormedProduct(nn.Module):
             weight: (outputs, C).
             bias: (outputs,).
             precision: of the weights.
+            rows: how many there will be at a time.
         """
-        super().__init__()
         gain, shift = norm.weight, getattr(norm, "bias", None)
         self.is_rms = isinstance(norm, nn.RMSNorm)
         self.eps = torch.finfo(gain.dtype).eps if norm.eps is None else norm.eps
-        self.product = Product(weight * gain if self.is_rms else weight, precision)
-        self.register_buffer("gain", None if self.is_rms else gain)
-        self.register_buffer("shift", shift)
-        self.register_buffer("bias", bias)
+        self.product = Product(weight * gain if self.is_rms else weight, precision, rows=rows)
+        self.gain, self.shift, self.bias = None if self.is_rms else gain, shift, bias
+        self._nothing = weight.new_zeros(1)
 
     @property
     def weight(self) -> Tensor:
         """(outputs, C)."""
         return self.product.weight
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """Return the products of the normalised rows, in fp32."""
         if not self.is_rms:
             x = F.layer_norm(x, x.shape[-1:], self.gain, self.shift, self.eps)
-        y = self.product(x).float()
         if self.is_rms and x.dim() == 1:
-            y = y * (x.dot(x).item() / len(x) + self.eps) ** -0.5
-        elif self.is_rms:
+            return self._of_one(x, (x.dot(x).item() / len(x) + self.eps) ** -0.5)
+        y = self.product(x).float()
+        if self.is_rms:
             y = y * x.square().mean(dim=-1, keepdim=True).add(self.eps).rsqrt()
+        return y if self.bias is None else y + self.bias
+
+    def _of_one(self, x: Tensor, scale: float) -> Tensor:
+        """Return the products of one row, (outputs,), times a number."""
+        if self.product.is_plain:
+            onto, share = (self._nothing, 0) if self.bias is None else (self.bias, 1)
+            return torch.addmv(onto, self.product.weight, x, beta=share, alpha=scale)
+        y = self.product(x).float() * scale
         return y if self.bias is None else y + self.bias
