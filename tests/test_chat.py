@@ -315,7 +315,8 @@ def test_through_pipes_standard_output_holds_the_answers_alone(runs):
 
 @pytest.mark.slow
 def test_through_pipes_a_signal_ends_the_answer_and_not_the_program(runs):
-    command = [sys.executable, "-m", "minigpt", "chat", str(runs / "endless"), *EAGER, "--max-tokens=1000000000"]  # fmt: skip
+    command = [sys.executable, "-m", "minigpt", "chat", str(runs / "endless"), *EAGER]
+    command.append("--max-tokens=1000000000")
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -2,6 +2,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +14,13 @@ import torch
 
 from minigpt import cli, config
 from minigpt.cli.settings import out_of
-from minigpt.config import presets, to_toml
+from minigpt.config import ModelConfig, presets, to_toml
 from minigpt.interop.loading import load
 from minigpt.interop.pth import write_pth
+from minigpt.model.transformer import GPT
 from minigpt.pretrain import train
 from minigpt.rundir import RunDir
+from minigpt.tokenizer import bpe_tokenizer
 
 from .test_pth import RunsByName
 
@@ -140,9 +143,84 @@ def test_sample_draws_several_from_following_seeds(trained, capsys):
     lines = capsys.readouterr().out
     assert lines.count("\n---\n") == 2
     samples = json.loads(lines.splitlines()[-1])["samples"]
-    assert len(set(samples)) == 3
+    assert len({sample["text"] for sample in samples}) == 3
+    assert [sample["seed"] for sample in samples] == [5, 6, 7]
+    assert "\n---\n".join(sample["text"] for sample in samples) == lines.rpartition("\n{")[0]
     call("sample", trained, "--prompt", "a", "--max-tokens", 20, "--seed", 7, "--json")
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["samples"] == samples[2:]
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["samples"][0]["ids"] == samples[2]["ids"]
+    assert found["tokens"] == len(samples[2]["ids"]) == len(samples[2]["log_probabilities"]) == 20
+
+
+def test_every_filter_of_sample_changes_what_is_drawn(trained, capsys):
+    def drawn(*options) -> str:
+        assert call("sample", trained, "--prompt", "the ", "--max-tokens", 40, *options) == 0
+        return capsys.readouterr().out
+
+    plain, greedy = drawn("--temperature", 2), drawn("--greedy")
+    assert drawn("--temperature", 2, "--min-p", 0.5) != plain
+    for option, value in (
+        ("--repetition-penalty", 2), ("--no-repeat-ngram", 2), ("--ngram-penalty", 3), ("--presence-penalty", 3),
+        ("--frequency-penalty", 2),
+    ):  # fmt: skip
+        assert drawn("--greedy", option, value) != greedy, option
+    ended = drawn("--greedy", "--stop", "zzz", "--stop", greedy[8:11])
+    assert ended.startswith("the ")
+    assert greedy.startswith(ended.rstrip("\n"))
+    assert len(ended) < len(greedy)
+    assert drawn("--greedy", "--on-full", "stop") == greedy[: len("the ") + 16 - 4 + 1] + "\n"
+    for option in ("--dtype=bf16", "--dtype=fp16", "--quantize=int8"):
+        assert drawn("--greedy", option).startswith("the ")
+
+
+def test_sample_says_what_it_did_and_shows_how_likely_each_piece_was(trained, tmp_path, capsys):
+    (tmp_path / "prompt.txt").write_text("the ")
+    options = ("--max-tokens", 30, "--seed", 3, "--dtype", "fp32")
+    assert call("sample", trained, "--prompt-file", tmp_path / "prompt.txt", *options) == 0
+    plain = capsys.readouterr()
+    assert "30 tokens in " in plain.err
+    assert "the context was full" in plain.err
+    assert call("sample", trained, "--prompt", "the ", "--show-probabilities", *options) == 0
+    coloured = capsys.readouterr()
+    assert "50 % and more" in coloured.err
+    assert re.sub("\x1b\\[[0-9]+m", "", coloured.out) == plain.out
+    assert len(re.findall("\x1b\\[3[1-5]m", coloured.out)) == 30
+
+
+def test_a_streamed_character_is_never_cut(tmp_path):
+    """Three emoji and two Chinese characters, whose bytes are tokens, through a pipe, read byte by byte."""
+    tokenizer, text = bpe_tokenizer([]), "🙂語🙃字🙂"
+    ids = tokenizer.encode(text)
+    # Each byte foretells the next by its position.
+    shape = ModelConfig(
+        vocab_size=259, block_size=32, n_layer=1, n_head=1, n_embd=32, position="learned", norm="layernorm",
+        mlp="gelu", tie_embeddings=False,
+    )  # fmt: skip
+    model = GPT(shape)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.norm.weight.fill_(1.0)
+        model.position_embedding.weight.copy_(torch.eye(32) * 10)
+        for place, token in enumerate(ids):
+            model.head.weight[token, place] = 10.0
+    model.save_pretrained(tmp_path, tokenizer)
+    command = [
+        sys.executable,
+        "-m",
+        "minigpt",
+        "sample",
+        str(tmp_path),
+        "--prompt",
+        "a",
+        "--greedy",
+    ]
+    command.append(f"--max-tokens={len(ids)}")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        pieces = []
+        while piece := os.read(process.stdout.fileno(), 1 << 16):
+            pieces.append(piece.decode())  # whole characters each time
+    assert "".join(pieces) == f"a{text}\n"
 
 
 def test_sample_says_when_the_prompt_is_longer_than_the_context(trained, capsys):
@@ -217,6 +295,52 @@ BAD = [
     (["demo", "--minutes", "soon"], "train.minutes is 'soon'; wanted a number"),
     (["trian"], "trian"),
     (["sample"], "requires an argument"),
+    (["sample", "{run}", "--dtype", "fp8"], "Invalid value"),
+    (["sample", "{run}", "--quantize", "int4"], "Invalid value"),
+    (["sample", "{run}", "--device", "abacus"], "device is 'abacus'"),
+    (
+        ["sample", "{run}", "--quantize", "int8", "--dtype", "fp32"],
+        "--quantize int8 computes in bf16",
+    ),
+    (["sample", "{run}", "--prompt-file", "none.txt"], "there is no file none.txt"),
+    (["sample", "{run}", "--prompt", "a", "--prompt-file", "x"], "give one of them"),
+    (
+        ["sample", "{run}", "--min-p", "2"],
+        "sample.min_p is 2.0; wanted at least 0.0 and at most 1.0",
+    ),
+    (
+        ["sample", "{run}", "--repetition-penalty", "0"],
+        "sample.repetition_penalty is 0.0; wanted at least 0.01",
+    ),
+    (
+        ["sample", "{run}", "--no-repeat-ngram", "-1"],
+        "sample.no_repeat_ngram is -1; wanted at least 0",
+    ),
+    (
+        ["sample", "{run}", "--ngram-penalty", "nan"],
+        "sample.ngram_penalty is nan; wanted a finite number",
+    ),
+    (
+        ["sample", "{run}", "--frequency-penalty", "x"],
+        "sample.frequency_penalty is 'x'; wanted a number",
+    ),
+    (
+        ["sample", "{run}", "--presence-penalty", "1e9"],
+        "sample.presence_penalty is 1000000000.0; wanted",
+    ),
+    (["sample", "{run}", "--stop", ""], "sample.stop is empty text"),
+    (
+        ["sample", "{run}", "--on-full", "halt"],
+        "sample.on_full is 'halt'; wanted one of slide, stop",
+    ),
+    (["sample", "{run}", "--num-samples", "0"], "sample.num_samples is 0; wanted at least 1"),
+    (
+        ["sample", "{run}", "--max-tokens", "many"],
+        "sample.max_tokens is 'many'; wanted a whole number",
+    ),
+    (["eval", "{run}", "--quantize", "int8", "--dtype", "fp16"], "--quantize int8 decodes in bf16"),
+    (["bench", "sample", "--vs", "vllm"], "--vs vllm is not known"),
+    (["bench", "sample", "--tokens", "1"], "--tokens is 1; wanted at least 8"),
     (["train", "--data", ""], "there is no text at ''"),
     (["train", "--data", "x" * 300], "there is no text at"),
     (["train", "--out", ""], "--out is empty"),
@@ -451,7 +575,7 @@ def test_bench_prints_a_table_and_rows(small_text, capsys):
 def test_every_verb_has_help_with_an_example(capsys):
     for verb in (
         "demo", "train", "plan", "sample", "eval", "prepare", "tokenizer train", "tokenizer show", "bench tokenizer",
-        "bench train", "import", "export",
+        "bench train", "bench sample", "import", "export", "chat",
         "report", "doctor",
     ):  # fmt: skip
         assert call(*verb.split(), "--help") == 0

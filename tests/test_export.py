@@ -9,7 +9,7 @@ import transformers
 import minigpt
 from minigpt.errors import ProofError, UserError
 from minigpt.interop import export as exporting
-from minigpt.interop.export import check_free, compare, export, import_model
+from minigpt.interop.export import chat_template, check_free, compare, export, import_model
 from minigpt.interop.gguf import read_gguf
 from minigpt.interop.loading import load
 from minigpt.interop.pth import write_pth
@@ -144,6 +144,18 @@ def test_a_chat_template_goes_along_from_either_place(tmp_path):
     assert (tmp_path / "second" / "chat_template.jinja").read_text() == "{{ newer }}"
     export(tmp_path / "run", "gguf", tmp_path / "third.gguf")
     assert b"{{ newer }}" in (tmp_path / "third.gguf").read_bytes()
+
+
+def test_a_chat_template_is_found_wherever_it_lies(tmp_path):
+    step = tmp_path / "run" / "checkpoints" / "step-00000001"
+    step.mkdir(parents=True)
+    assert chat_template(tmp_path / "run") is None
+    named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "{{ d }}"}]
+    (tmp_path / "run" / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    assert chat_template(tmp_path / "run") == chat_template(step) == "{{ d }}"
+    (tmp_path / "run" / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="is not UTF-8: byte 0"):
+        chat_template(step)
 
 
 def test_places_that_are_taken_are_refused_before_any_work(tmp_path):

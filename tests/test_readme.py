@@ -29,6 +29,7 @@ VERBS = (
     "export",
     "report",
     "doctor",
+    "chat",
 )
 COMMANDS = sorted(
     set(re.findall(rf"(?:\.venv/bin/|`)(minigpt (?:{'|'.join(VERBS)})[^`\n]*)", README))

@@ -200,7 +200,9 @@ def ours_compiled(work: Work) -> Speeds:
 def transformers_generate(work: Work) -> Speeds:
     """Measure `transformers`: with one token more it has decoded one more."""
     import transformers
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     torch.set_num_threads(work.threads)
     torch.set_flush_denormal(True)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[work.dtype]

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from minigpt.model.transformer import GPT
 # Settings of a shape that the step does not depend on.
 UNIMPORTANT: dict[str, Any] = {"dropout": 0.0, "tie_embeddings": False, "rope_theta": 10_000.0}
 EXAMPLE = 8  # the position that the compiler is shown
+OPTIONS = {"cpp.enable_floating_point_contract_flag": "fast"}  # multiply and add in one instruction
 
 
 class CompiledStep:
@@ -43,15 +44,14 @@ class CompiledStep:
         Raises:
             RuntimeError: it was damaged, or made for another machine.
         """
-        self._decoder = decoder
         # Loaded by torch's own part in C++, for the compiler takes two seconds to import.
         self._run = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1).run
+        self._moving = _Moving(decoder)
         self._given = [*_first_slot(decoder), *_weights(decoder)]
-        self._seen = torch.zeros(decoder.config.block_size, dtype=torch.int8)
 
     def __call__(self, token: int, place: int) -> Tensor:
         """Return the logits, (1, V), after a token at a position; position 0 is not for this."""
-        return self._run([*_moving(self._decoder, self._seen, token, place), *self._given])[0]
+        return self._run([*self._moving(token, place), *self._given])[0]
 
 
 def load_step(decoder: Decoder) -> CompiledStep | None:
@@ -69,8 +69,14 @@ def load_step(decoder: Decoder) -> CompiledStep | None:
 class SoonCompiled:
     """A decoder's own step, until the compiled one is there, which then takes its place."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder, self._process = decoder, start_compiling(decoder)
+    def __init__(self, decoder: Decoder, say: Callable[[str], None]) -> None:
+        """Begin to compile, beside whatever else is done.
+
+        Args:
+            decoder: whose `alone` this will be.
+            say: called where that failed.
+        """
+        self._decoder, self._process, self._say = decoder, start_compiling(decoder, "beside"), say
         # Also where the program ends before.
         self._end = weakref.finalize(self, stop_compiling, self._process)
 
@@ -79,14 +85,21 @@ class SoonCompiled:
         if self._process.poll() is not None:
             self._end()
             self._decoder.alone = load_step(self._decoder)
+            if self._decoder.alone is None:
+                self._say("compiling the step failed; it goes on without")
         return self._decoder.step_alone(token, place)
 
 
-def start_compiling(decoder: Decoder) -> subprocess.Popen[bytes]:
-    """Begin to make the step of a decoder in a process of its own, which ends with status 0 when it is kept."""
+def start_compiling(decoder: Decoder, *words: str) -> subprocess.Popen[bytes]:
+    """Begin to make the step of a decoder in a process of its own, which ends with status 0 when it is kept.
+
+    Args:
+        decoder: its shape and its precision count.
+        words: "beside": whoever else computes goes first.
+    """
     content = json.dumps([dataclasses.asdict(decoder.config), decoder.precision])
     return subprocess.Popen(
-        [sys.executable, "-m", "minigpt.inference.compiled", content],
+        [sys.executable, "-m", "minigpt.inference.compiled", content, *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -122,7 +135,7 @@ def compile_step(config: ModelConfig, precision: str) -> None:
     path = path_of(config, precision)
     path.parent.mkdir(parents=True, exist_ok=True)
     decoder = Decoder(GPT(config).eval(), precision)
-    moving = _moving(decoder, torch.zeros(config.block_size, dtype=torch.int8), 0, EXAMPLE)
+    moving = _Moving(decoder)(0, EXAMPLE)
     given = [*moving, *_first_slot(decoder), *_weights(decoder)]
     # One position more than is ever used lies in the slots, so that the compiler need not tell a full one apart.
     length = {0: torch.export.Dim("S", min=2, max=config.block_size)}
@@ -130,7 +143,9 @@ def compile_step(config: ModelConfig, precision: str) -> None:
     with torch.no_grad():
         program = torch.export.export(_OneRow(decoder), (given,), dynamic_shapes=(lengths,))
         with replacing(path) as new:
-            made = torch._inductor.aoti_compile_and_package(program, package_path=f"{new}.pt2")
+            made = torch._inductor.aoti_compile_and_package(
+                program, package_path=f"{new}.pt2", inductor_configs=OPTIONS
+            )
             Path(made).replace(new)
 
 
@@ -145,7 +160,7 @@ class _OneRow(nn.Module):
                 owner.write_out()
 
     def forward(self, given: list[Tensor]) -> Tensor:
-        """Return the logits, (1, V), from `_moving`, `_first_slot` and `_weights`."""
+        """Return the logits, (1, V), from `_Moving`, `_first_slot` and `_weights`."""
         c, rest = self._decoder.config, list(given)
         x = rest.pop(0)
         rotation = None if self._decoder.rotations is None else rest.pop(0)
@@ -169,11 +184,26 @@ class _OneRow(nn.Module):
         return self._decoder(x, rotation, look)
 
 
-def _moving(decoder: Decoder, seen: Tensor, token: int, place: int) -> list[Tensor]:
-    """Return what differs from step to step: stream, rotation if there is one, position, and as many as are seen."""
-    x, rotation = decoder.begin(torch.tensor([token]), slice(place, place + 1))
-    turned = [] if rotation is None else [torch.view_as_real(rotation)]  # (1, 1, D/2, 2)
-    return [x, *turned, torch.tensor([place]), seen[: place + 1]]
+class _Moving:
+    """What differs from step to step: stream, rotation if there is one, position, and as many as are seen."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._embedding, self._places = decoder.embedding, decoder.places
+        size, turned = decoder.config.block_size, decoder.rotations
+        self._tables = [torch.arange(size)]
+        if turned is not None:
+            self._tables.insert(
+                0, torch.view_as_real(turned).unsqueeze(1)
+            )  # (block_size, 1, D/2, 2)
+        self._seen = torch.zeros(size, dtype=torch.int8)
+
+    def __call__(self, token: int, place: int) -> list[Tensor]:
+        """Return it for a token at a position."""
+        x = self._embedding.narrow(0, token, 1).float()  # (1, C)
+        if self._places is not None:
+            x = x + self._places.narrow(0, place, 1)
+        rows = [table.narrow(0, place, 1) for table in self._tables]
+        return [x, *rows, self._seen.narrow(0, 0, place + 1)]
 
 
 def _first_slot(decoder: Decoder) -> list[Tensor]:
@@ -198,5 +228,7 @@ def _holders(decoder: Decoder) -> Iterator[tuple[Any, str]]:
 
 
 if __name__ == "__main__":
+    if "beside" in sys.argv:
+        os.nice(10)
     settings, wanted = json.loads(sys.argv[1])
     compile_step(ModelConfig(**settings), wanted)

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +21,8 @@ from minigpt.runtime import DTYPES
 
 # The number of the layer, (N, H, D) queries, (N, 2K, D) keys and then values -> (N, H * D).
 Look = Callable[[int, Tensor, Tensor], Tensor]
+FIRST_ROOM = 8192  # positions; where a text needs more, twice as many
+READ_AT_ONCE = 2048  # tokens of a prompt, whose activations then exist together
 MLPS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functools.partial(F.gelu, approximate="tanh"),
     "gelu_exact": F.gelu,
@@ -114,11 +117,9 @@ class Decoder:
         self.rotations = rotations  # (block_size, D/2)
         self.device, self.slots = model.head.weight.device, slots
         self.alone: Callable[[int, int], Tensor] | None = None
-        c = self.config
-        # One position more than is used: compiled.py.
-        shape = (2, slots, c.n_kv_head, c.block_size + 1, c.head_dim)
-        self.cache = [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.blocks]
-        self._first = [part[:, :1] for part in self.cache]  # (2, 1, K, room, D)
+        self.cache: list[Tensor] = []
+        self._first: list[Tensor] = []  # of each layer, (2, 1, K, room, D)
+        self._make_room(min(self.config.block_size, FIRST_ROOM))
 
     def hidden(self, ids: Tensor, *, cache: None = None, documents: Tensor | None = None) -> Tensor:
         """Return the stream before the last norm, which `head` takes, (B, T, C), as `GPT.hidden` but without a cache.
@@ -154,6 +155,12 @@ class Decoder:
             ids: the new tokens.
             start: how many stand before them in the slot.
         """
+        self._make_room(start + len(ids))
+        for i in range(0, len(ids), READ_AT_ONCE):
+            logits = self._read(slot, ids[i : i + READ_AT_ONCE], start + i)
+        return logits
+
+    def _read(self, slot: int, ids: Sequence[int], start: int) -> Tensor:
         end = start + len(ids)
         mask = None
         if start and len(ids) > 1:
@@ -168,7 +175,6 @@ class Decoder:
         x = self.stream(*self.begin(torch.tensor(ids, device=self.device), slice(start, end)), look)
         return self.head(x[-1:])[0]
 
-    @torch.inference_mode()
     def step(self, ids: Sequence[int], places: Sequence[int]) -> Tensor:
         """Return the logits after one more token in each of the first slots, (B, V).
 
@@ -176,10 +182,15 @@ class Decoder:
             ids: the token of each slot.
             places: how many stand before it there.
         """
-        if len(ids) == 1:
-            if self.alone is not None and places[0]:
-                return self.alone(ids[0], places[0])
-            return self.step_alone(ids[0], places[0])
+        self._make_room(max(places) + 1)
+        if len(ids) > 1:
+            return self._step_together(ids, places)
+        if self.alone is not None and places[0]:
+            return self.alone(ids[0], places[0])
+        return self.step_alone(ids[0], places[0])
+
+    @torch.inference_mode()
+    def _step_together(self, ids: Sequence[int], places: Sequence[int]) -> Tensor:
         at = torch.tensor(places, device=self.device)
         end, rows = max(places) + 1, torch.arange(len(ids), device=self.device)
         mask = None
@@ -212,6 +223,20 @@ class Decoder:
         rotation = None if self.rotations is None else self.rotations[place]
         return self(x, rotation, look).unsqueeze(0)
 
+    def _make_room(self, wanted: int) -> None:
+        """Have place for so many positions in each slot, and for one more than is used: compiled.py."""
+        c, room = self.config, self.cache[0].size(3) - 1 if self.cache else 0
+        if wanted <= room:
+            return
+        more = min(c.block_size, max(wanted, 2 * room))
+        shape = (2, self.slots, c.n_kv_head, more + 1, c.head_dim)
+        before = self.cache
+        self.cache = [_zeros(shape, self.dtype, self.device) for _ in self.blocks]
+        for new, old in zip(self.cache, before, strict=False):
+            new[:, :, :, : room + 1] = old
+        self._first = [part[:, :1] for part in self.cache]
+        self.alone = None  # it was for slots of the former size
+
     def copy(self, source: int, target: int, length: int) -> None:
         """Have a slot remember the first tokens of another."""
         for part in self.cache:
@@ -238,6 +263,14 @@ class Decoder:
     def __call__(self, x: Tensor, rotation: Tensor | None, look: Look) -> Tensor:
         """Return the logits of every row, (N, V)."""
         return self.head(self.stream(x, rotation, look))
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros; on a CPU such that takes no memory before it is written to."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    kind = {4: np.float32, 2: np.int16}[dtype.itemsize]
+    return torch.from_numpy(np.zeros(shape, kind)).view(dtype)
 
 
 def _by_head(part: Any, order: Tensor) -> Any:

@@ -106,7 +106,7 @@ def use_compiled(decoder: Decoder, wait: bool, say: Callable[[str], None]) -> No
         wait_for(start_compiling(decoder))
         decoder.alone = load_step(decoder)
     else:
-        decoder.alone = SoonCompiled(decoder)
+        decoder.alone = SoonCompiled(decoder, say)
 
 
 def precision_of(

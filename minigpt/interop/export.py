@@ -199,14 +199,32 @@ def check_rounding(wanted: Tensors, found: Tensors, dtype: NumberType) -> None:
 
 
 def chat_template(run: Run) -> str | None:
-    """Return the chat template that lies with a model, in either place where Hugging Face keeps it, or None."""
-    folder = run if isinstance(run, Path) else None
-    if folder is None or not folder.is_dir():
+    """Return the chat template that lies with a model, in either place where Hugging Face keeps it, or None.
+
+    A checkpoint has that of its run.
+
+    Raises:
+        UserError: the file is not UTF-8.
+    """
+    if not isinstance(run, Path) or not run.is_dir():
         return None
-    if (folder / TEMPLATE).is_file():
-        return (folder / TEMPLATE).read_text(encoding="utf-8")
+    folder = run.resolve()
+    if folder.parent.name == "checkpoints":
+        folder = folder.parent.parent
+    if (path := folder / TEMPLATE).is_file():
+        try:
+            return path.read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path} is not UTF-8: byte {error.start}; put the template of the model there, or take it away"
+            ) from None
     settings = folder / "tokenizer_config.json"
     template = read_json(settings).get("chat_template") if settings.is_file() else None
+    if isinstance(
+        template, list
+    ):  # several by name, as older releases of `transformers` wrote them
+        named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
+        template = named[0].get("template") if named else None
     return template if isinstance(template, str) else None
 
 
