@@ -1,3 +1,5 @@
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -6,7 +8,7 @@ import torch
 import minigpt
 from minigpt.errors import UserError
 from minigpt.inference import compiled
-from minigpt.inference.compiled import load_step, path_of, start_compiling
+from minigpt.inference.compiled import SoonCompiled, load_step, path_of, start_compiling
 from minigpt.inference.decoder import Decoder
 from minigpt.inference.opening import Decoding, open_engine, wait_for
 from minigpt.machine import compiler, has_python_headers
@@ -48,6 +50,41 @@ def test_a_compiler_that_fails_is_named(monkeypatch):
         wait_for(start_compiling(Decoder(made())))
 
 
+def begun(monkeypatch, *command: str) -> subprocess.Popen[bytes]:
+    """Have a command run in the place of the compiler."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    monkeypatch.setattr(compiled, "start_compiling", lambda decoder, *words: process)
+    return process
+
+
+def test_while_it_is_compiled_texts_go_on_and_the_compiler_ends_with_the_program(monkeypatch):
+    process = begun(monkeypatch, "sleep", "1000")
+    model, ids, said = made(), some_ids(5), []
+    decoder = Decoder(model)
+    decoder.alone = SoonCompiled(decoder, said.append)
+    decoder.prefill(0, ids[:3])
+    for place in (3, 4):
+        found = decoder.step([ids[place]], [place])
+        assert (found[0] - expected(model, ids[: place + 1])).abs().max() < 2e-6
+    assert process.poll() is None
+    decoder.alone = None
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert not said
+
+
+def test_where_compiling_failed_that_is_said_once_and_texts_go_on(monkeypatch):
+    process = begun(monkeypatch, "false")
+    model, ids, said = made(n_embd=24, n_head=2), some_ids(5), []
+    decoder = Decoder(model)
+    decoder.alone = SoonCompiled(decoder, said.append)
+    process.wait(timeout=60)
+    decoder.prefill(0, ids[:3])
+    for place in (3, 4):
+        found = decoder.step([ids[place]], [place])
+        assert (found[0] - expected(model, ids[: place + 1])).abs().max() < 2e-6
+    assert said == ["compiling the step failed; it goes on without"]
+
+
 # Each takes ten seconds to compile.
 @needs_compiler
 @pytest.mark.slow
@@ -87,7 +124,9 @@ def test_texts_by_a_compiled_step_are_the_texts(trained, monkeypatch):
     engine = open_engine(model, tokenizer, decoding, say=said.append)
     assert "once" in said[0]
     assert engine.slots.alone is not None
-    monkeypatch.setattr(compiled, "start_compiling", lambda decoder: pytest.fail("it is kept"))
+    monkeypatch.setattr(
+        compiled, "start_compiling", lambda decoder, *words: pytest.fail("it is kept")
+    )
     open_engine(model, tokenizer, decoding, say=said.append)
     for seed in range(20):
         settings = minigpt.SampleConfig(max_tokens=60, seed=seed)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from minigpt.inference import decoder as decoder_module
 from minigpt.inference.decoder import Decoder
 from minigpt.model.transformer import GPT
 
@@ -81,6 +82,23 @@ def test_a_slot_takes_over_the_beginning_of_another(model):
     found = decoder.prefill(1, [7, 3], 4)
     torch.testing.assert_close(found, expected(model, [*ids[:4], 7, 3]), **CLOSE)
     torch.testing.assert_close(decoder.prefill(0, ids[6:], 6), expected(model, ids), **CLOSE)
+
+
+def test_room_grows_and_long_prompts_are_read_in_parts(model, monkeypatch):
+    monkeypatch.setattr(decoder_module, "FIRST_ROOM", 2)
+    monkeypatch.setattr(decoder_module, "READ_AT_ONCE", 3)
+    decoder, ids = Decoder(model, slots=2), some_ids(12)
+    decoder.alone = lambda token, place: pytest.fail("for slots of another size")
+    rooms = {decoder.cache[0].size(3)}
+    torch.testing.assert_close(decoder.prefill(0, ids[:5]), expected(model, ids[:5]), **CLOSE)
+    decoder.prefill(1, ids[:2])
+    for place in range(5, 12):
+        found = decoder.step([ids[place], ids[place - 3]], [place, place - 3])
+        torch.testing.assert_close(found[0], expected(model, ids[: place + 1]), **CLOSE)
+        torch.testing.assert_close(found[1], expected(model, ids[: place - 2]), **CLOSE)
+        rooms.add(decoder.cache[0].size(3))
+    assert rooms == {3, 11, 13}
+    assert decoder.alone is None
 
 
 def test_a_slot_forgets_what_a_shorter_text_is_written_over():

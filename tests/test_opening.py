@@ -34,6 +34,15 @@ def test_the_faster_precision_is_taken_and_named(trained, monkeypatch, gain, tak
     assert f"{gain} times" in said[0]
 
 
+@pytest.mark.parametrize(("there", "taken"), [(True, "bf16"), (False, "fp32")])
+def test_a_compiled_step_reads_bf16_where_it_can_be_compiled(monkeypatch, there, taken):
+    monkeypatch.setattr(opening, "can_compile", lambda device: there)
+    monkeypatch.setattr(opening, "bf16_gain", lambda config: 1.0)
+    said, cpu = [], torch.device("cpu")
+    assert opening.precision_of(made().config, Decoding(compile=True), cpu, said.append) == taken
+    assert f"decoding in {taken}" in said[0]
+
+
 def test_the_trial_measures_something():
     assert 0.01 < bf16_gain(made().config) < 100
 
