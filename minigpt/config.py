@@ -313,7 +313,7 @@ class SampleConfig:
         maximum=100,
     )
     no_repeat_ngram: int = setting(
-        0, "never draw a passage of so many tokens a second time; 0: off", minimum=0
+        0, "never draw a passage of so many tokens a second time; 0: off", minimum=0, maximum=10**6
     )
     ngram_penalty: float = setting(
         0.0,
@@ -339,6 +339,8 @@ class SampleConfig:
         """Yield what does not fit together, one sentence each."""
         if "" in self.stop:
             yield "sample.stop is empty text; wanted what the text is to end before"
+        if any("\ud800" <= character <= "\udfff" for text in self.stop for character in text):
+            yield "sample.stop is not UTF-8; set the terminal to UTF-8"
 
 
 @dataclass(frozen=True, kw_only=True)

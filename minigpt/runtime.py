@@ -114,8 +114,12 @@ def _leave_compiler_out() -> None:
             setattr(plain, "__dynamo_disable", plain)
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, setting: str = "train.device") -> torch.device:
     """Return the device of this name; auto: a GPU where there is one.
+
+    Args:
+        name: auto, cpu, cuda, cuda:N or mps.
+        setting: where the name comes from, for what is said about it.
 
     Raises:
         UserError: it is unknown or not there.
@@ -127,18 +131,14 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(
-            f"train.device is {name!r}; wanted auto, cpu, cuda, cuda:N or mps"
-        ) from None
+        raise UserError(f"{setting} is {name!r}; wanted auto, cpu, cuda, cuda:N or mps") from None
     there = {
         "cpu": not device.index,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
     if not there.get(device.type, False):
-        raise UserError(
-            f"train.device is {name!r}, which this machine does not have; try auto or cpu"
-        )
+        raise UserError(f"{setting} is {name!r}, which this machine does not have; try auto or cpu")
     return device
 
 

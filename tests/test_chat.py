@@ -137,7 +137,7 @@ def test_a_conversation_is_saved_and_no_file_is_ever_overwritten(chat):
     ]  # fmt: skip
     with open("chat.txt") as one, open("other.txt") as other:
         assert one.read() == other.read() == "hiddd\n"
-    _, err = chat("endless", "hi\n/save none/a.txt\n/save .\n", "--max-tokens=3")
+    _, err = chat("endless", "hi\n/save none/a.txt\n/save .\n/save a\0b\n", "--max-tokens=3")
     assert "none/a.txt cannot be written (No such file or directory)" in err
     assert ". is there already" in err
 

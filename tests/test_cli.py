@@ -297,13 +297,16 @@ BAD = [
     (["sample"], "requires an argument"),
     (["sample", "{run}", "--dtype", "fp8"], "Invalid value"),
     (["sample", "{run}", "--quantize", "int4"], "Invalid value"),
-    (["sample", "{run}", "--device", "abacus"], "device is 'abacus'"),
+    (["sample", "{run}", "--device", "abacus"], "--device is 'abacus'"),
     (
         ["sample", "{run}", "--quantize", "int8", "--dtype", "fp32"],
         "--quantize int8 computes in bf16",
     ),
-    (["sample", "{run}", "--prompt-file", "none.txt"], "there is no file none.txt"),
+    (["sample", "{run}", "--prompt-file", "none.txt"], "none.txt does not exist"),
     (["sample", "{run}", "--prompt", "a", "--prompt-file", "x"], "give one of them"),
+    (["sample", "{run}", "--prompt-file", "."], "is a folder; pass a text file"),
+    (["sample", "{run}", "--no-repeat-ngram", "9" * 20], "wanted at least 0 and at most 1000000"),
+    (["sample", "{run}", "--stop", "a\udcff"], "sample.stop is not UTF-8"),
     (
         ["sample", "{run}", "--min-p", "2"],
         "sample.min_p is 2.0; wanted at least 0.0 and at most 1.0",

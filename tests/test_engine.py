@@ -8,6 +8,8 @@ import torch
 
 import minigpt
 from minigpt.config import SampleConfig
+from minigpt.errors import UserError
+from minigpt.inference import decoder as decoder_module
 from minigpt.inference.decoder import Decoder
 from minigpt.inference.engine import Completion, Engine
 from minigpt.inference.picking import Picker
@@ -15,7 +17,9 @@ from minigpt.inference.plain import Plain
 from minigpt.inference.text import generate, stream
 from minigpt.model.transformer import GPT
 from minigpt.sampling import draw_at
+from minigpt.tokenizer import char_tokenizer
 
+from .conftest import tiny
 from .test_sampling import TOKENIZER, biased
 
 # Two kernels may round differently; texts may part only where it is as close as this.
@@ -69,7 +73,7 @@ def uncached(model: GPT, tokenizer, prompt: str, settings: SampleConfig):
     begin = max(0, len(text) - size)
     for _ in range(settings.max_tokens):
         if len(text) - begin > size:
-            begin = len(text) - size // 2
+            begin = len(text) - max(1, size // 2)
         logits = model(torch.tensor([text[begin:]]))[0, -1].numpy()
         token = picker.pick(logits, text, len(ids)).token
         yield logits, text[len(ids) :], token
@@ -250,6 +254,37 @@ def test_a_text_ends_at_an_end_of_text_a_stop_string_or_its_length():
     assert (text.text, text.finish) == ("ddd", "length")
     (text,) = finished(engine, [engine.submit("ab", SampleConfig(max_tokens=9), ends=[3])])
     assert (text.text, text.finish) == ("", "stop")
+
+
+def test_texts_in_a_room_that_grows_are_the_texts(loaded, monkeypatch):
+    monkeypatch.setattr(decoder_module, "FIRST_ROOM", 4)
+    monkeypatch.setattr(decoder_module, "READ_AT_ONCE", 3)
+    asked = requests(20)
+    engine = Engine(Decoder(loaded[0], slots=3), loaded[1])
+    texts = finished(engine, [engine.submit(*request) for request in asked])
+    assert not partings(loaded, [[one.token for one in text.picked] for text in texts], asked)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_prefix_that_leaves_no_room_is_refused(size):
+    model, tokenizer = GPT(tiny(block_size=size)), char_tokenizer([chr(97 + i) for i in range(28)])
+    tokenizer.prefix = [7] * size
+    with pytest.raises(
+        UserError, match=f"puts {size} tokens before a text and the model sees {size}"
+    ):
+        Engine(Plain(model), tokenizer)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("slots", [1, 3])
+def test_the_shortest_contexts_work(size, slots):
+    torch.manual_seed(0)
+    model = GPT(tiny(block_size=size)).eval()
+    engine = Engine(Decoder(model, slots=slots), TOKENIZER)
+    asked = [(text, SampleConfig(max_tokens=9, greedy=True)) for text in ("", "a", "ab", "abcabc")]
+    texts = finished(engine, [engine.submit(*request) for request in asked])
+    tokens = [[one.token for one in text.picked] for text in texts]
+    assert not partings((model, TOKENIZER), tokens, asked)
 
 
 def test_bias_and_bans_reach_the_draw():

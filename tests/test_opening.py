@@ -70,7 +70,7 @@ def test_there_are_as_many_slots_as_texts_but_not_too_many(trained):
     ("how", "sentence"),
     [
         ({"quantize": "int8", "dtype": "fp32"}, "--quantize int8 computes in bf16"),
-        ({"device": "abacus"}, "device is 'abacus'; wanted auto, cpu"),
+        ({"device": "abacus"}, "--device is 'abacus'; wanted auto, cpu"),
     ],
 )
 def test_what_cannot_be_is_refused(trained, how, sentence):
@@ -98,10 +98,17 @@ def test_other_models_are_drawn_from_as_they_are(trained):
         open_engine(model, tokenizer, Decoding(device="cpu", quantize="int8"), say=[].append)
 
 
+def test_for_a_short_context_nothing_is_compiled():
+    said, decoder = [], Decoder(made(block_size=15))
+    opening.use_compiled(decoder, True, said.append)
+    assert decoder.alone is None
+    assert "a context of 15 is too short" in said[0]
+
+
 def test_where_nothing_can_be_compiled_that_is_said_and_decoding_goes_on(trained, monkeypatch):
     monkeypatch.setattr(opening, "can_compile", lambda device: False)
     said = []
-    engine = opened(trained, said, dtype="fp32", compile=True)
+    engine = opened(trained, said, dtype="fp32", compile=True)  # of a context of 48
     assert isinstance(engine.slots, Decoder)
     assert engine.slots.alone is None
     assert "the step is not compiled" in said[0]

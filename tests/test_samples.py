@@ -47,3 +47,13 @@ def test_the_facts_are_ids_texts_probabilities_and_speed(trained):
         assert len(sample["log_probabilities"]) == len(sample["ids"])
         assert all(-math.inf < nats <= 0 for nats in sample["log_probabilities"])
         assert sample["finish"] in ("length", "stop")
+
+
+def test_ever_so_many_texts_are_begun_as_there_is_place_for_them(trained):
+    model, tokenizer = minigpt.load(trained)
+    settings = SampleConfig(prompt="the", num_samples=10**6, max_tokens=2)
+    samples = Samples(Engine(Decoder(model, slots=2), tokenizer), settings)
+    pieces = samples.pieces()
+    while next(pieces).number < 5:
+        pass
+    assert len(samples.completions) <= 9

@@ -115,6 +115,8 @@ def refuse_file(folder: Path) -> None:
 
 def standard_input() -> str:
     """Return the text on standard input."""
+    if sys.stdin is None:
+        raise UserError("standard input is closed; pass text")
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
@@ -126,7 +128,8 @@ def text_of(path: Path) -> str:
     try:
         return path.read_bytes().decode()
     except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"there is no file {path}; pass a text file") from None
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {what}; pass a text file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: byte {error.start}; pass text") from None
 

@@ -233,8 +233,9 @@ class _Chat:
             raise UserError(
                 f"{path} is there already, and stays as it is; name another: /save FILE"
             ) from None
-        except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror}); /save FILE") from None
+        except (OSError, ValueError) as error:  # ValueError: no name of a file
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"{plain(path)} cannot be written ({why}); /save FILE") from None
         say(f"saved in {path}")
 
 

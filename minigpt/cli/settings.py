@@ -67,13 +67,20 @@ def _options(section: Any, *, without: Sequence[str] = (), only: Sequence[str] =
         choices = get_args(hints[item.name]) if Literal is _origin(hints[item.name]) else ()
         listed = f" One of {', '.join(choices)}." if choices else ""
         parameter = Parameter(
-            help=f"{item.metadata['doc']}.{listed}{'' if only else f' [default: {item.default}]'}",
+            help=f"{item.metadata['doc']}.{listed}{'' if only else f' [default: {_shown(item.default)}]'}",
             show_default=False,
             negative=None if is_flag else "",
             allow_leading_hyphen=True,
         )
         fields.append((item.name, Annotated[kind | None, parameter], None))
     return _dataclass(f"{section.__name__}Options", fields)
+
+
+def _shown(default: Any) -> str:
+    """Return a default as the help shows it."""
+    if isinstance(default, tuple):
+        return ", ".join(default) or "none"
+    return repr(default) if isinstance(default, str) and default.isspace() else str(default)
 
 
 def _origin(hint: Any) -> Any:

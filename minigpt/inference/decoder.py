@@ -237,6 +237,7 @@ class Decoder:
         self._first = [part[:, :1] for part in self.cache]
         self.alone = None  # it was for slots of the former size
 
+    @torch.inference_mode()
     def copy(self, source: int, target: int, length: int) -> None:
         """Have a slot remember the first tokens of another."""
         for part in self.cache:

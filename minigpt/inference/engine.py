@@ -12,6 +12,7 @@ from typing import Protocol
 from torch import Tensor
 
 from minigpt.config import ModelConfig, SampleConfig
+from minigpt.errors import UserError
 from minigpt.inference.picking import Picked, Picker
 from minigpt.inference.stopping import StoppingText
 from minigpt.tokenizer import Tokenizer
@@ -103,6 +104,17 @@ class Engine:
     """
 
     def __init__(self, slots: Slots, tokenizer: Tokenizer) -> None:
+        """Begin with nothing to write.
+
+        Raises:
+            UserError: what the tokenizer puts before a text leaves no room for it.
+        """
+        before, size = len(tokenizer.prefix), slots.config.block_size
+        if before >= size:
+            raise UserError(
+                f"the tokenizer puts {before} tokens before a text and the model sees {size}; take a model with a "
+                "longer context"
+            )
         self.slots, self.tokenizer = slots, tokenizer
         self.live: list[Completion] = []
         self.waiting: deque[Completion] = deque()

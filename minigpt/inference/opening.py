@@ -10,7 +10,13 @@ import torch
 from minigpt.config import ModelConfig
 from minigpt.decisions import can_compile
 from minigpt.errors import UserError
-from minigpt.inference.compiled import SoonCompiled, load_step, start_compiling, stop_compiling
+from minigpt.inference.compiled import (
+    EXAMPLE,
+    SoonCompiled,
+    load_step,
+    start_compiling,
+    stop_compiling,
+)
 from minigpt.inference.decoder import Decoder
 from minigpt.inference.engine import Engine
 from minigpt.inference.graphed import GraphedStep
@@ -24,6 +30,7 @@ from minigpt.tokenizer import Tokenizer
 WORTHWHILE = 1.2  # bf16 is taken where a product with one row is so many times as fast
 TRIAL_SECONDS = 0.02  # for each precision
 MOST_SLOTS = 16  # beyond that a step takes as much longer as it has more rows
+SHORTEST = 2 * EXAMPLE  # context that a step is compiled for
 LONGEST_COMPILATION = 600.0  # seconds
 
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
@@ -69,7 +76,7 @@ def open_engine(
     Raises:
         UserError: the device or the precision is not there, or not for this model.
     """
-    device, slots = pick_device(decoding.device), min(slots, MOST_SLOTS)
+    device, slots = pick_device(decoding.device, "--device"), min(slots, MOST_SLOTS)
     model.to(device)
     if type(model) is not GPT:
         if decoding.quantize != "none" or decoding.dtype not in ("auto", "fp32"):
@@ -93,6 +100,9 @@ def use_compiled(decoder: Decoder, wait: bool, say: Callable[[str], None]) -> No
     """
     if decoder.device.type == "cuda":
         decoder.alone = GraphedStep(decoder)
+        return
+    if decoder.config.block_size < SHORTEST:
+        say(f"a context of {decoder.config.block_size} is too short for a compiled step")
         return
     decoder.alone = load_step(decoder)
     if decoder.alone is not None:
