@@ -107,8 +107,9 @@ def test_for_a_short_context_nothing_is_compiled():
 
 def test_where_nothing_can_be_compiled_that_is_said_and_decoding_goes_on(trained, monkeypatch):
     monkeypatch.setattr(opening, "can_compile", lambda device: False)
+    monkeypatch.setattr(opening, "load_step", lambda decoder: None)  # another test may have kept it
     said = []
-    engine = opened(trained, said, dtype="fp32", compile=True)  # of a context of 48
+    engine = opened(trained, said, dtype="fp32", compile=True)
     assert isinstance(engine.slots, Decoder)
     assert engine.slots.alone is None
     assert "the step is not compiled" in said[0]

@@ -32,7 +32,12 @@ from minigpt.model.transformer import GPT
 # Settings of a shape that the step does not depend on.
 UNIMPORTANT: dict[str, Any] = {"dropout": 0.0, "tie_embeddings": False, "rope_theta": 10_000.0}
 EXAMPLE = 8  # the position that the compiler is shown
-OPTIONS = {"cpp.enable_floating_point_contract_flag": "fast"}  # multiply and add in one instruction
+OPTIONS = {
+    "cpp.enable_floating_point_contract_flag": "fast",  # multiply and add in one instruction
+    # What is read again and again in the loops over the weights is stored, and not computed each time.
+    "realize_reads_threshold": 1,
+    "realize_opcount_threshold": 1,
+}
 
 
 class CompiledStep:
