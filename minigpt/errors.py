@@ -27,3 +27,18 @@ def plain(name: object, length: int = 200) -> str:
     text = str(name)
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:length])
     return shown if len(text) <= length else f"{shown}…"
+
+
+class PeerError(Exception):
+    """Another process of the run has failed, and says why; this one ends with the same exit status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"another process of this run has failed with status {status}")
+        self.status = status
+
+
+def status_of(error: BaseException) -> int:
+    """Return the exit status of a process that ends with this error: 2 for bad input, else 1."""
+    if isinstance(error, PeerError):
+        return error.status
+    return 2 if isinstance(error, UserError) else 1

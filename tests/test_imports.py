@@ -12,7 +12,7 @@ import minigpt
 PACKAGE = Path(minigpt.__file__).parent
 # From what knows nothing to what knows everything. A module imports from its own place or from those before it.
 ORDER = [
-    ["errors", "machine", "timing"], ["extras", "files"], ["config", "progress"], ["download"], ["tokenizer"], ["data"],
+    ["errors", "machine", "timing"], ["extras", "files", "ranks"], ["config", "progress"], ["download"], ["tokenizer"], ["data"],
     ["model"], ["loss_scale"], ["loss", "optim"], ["runtime"], ["decisions"],
     ["rundir", "place", "trackers", "verdict"], ["log"], ["drawing", "page"], ["curves"], ["report"], ["sampling"],
     ["inference"], ["interop"], ["evaluate"], ["guard"], ["fit"], ["rehearsal"], ["memory"], ["job"], ["trial"],
