@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from minigpt.config import OptimConfig
 from minigpt.optim.muon import Muon
+from minigpt.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,18 @@ def parameter_groups(shapes: Mapping[str, Sequence[int]], config: OptimConfig) -
     return [group for group in groups if group.names]
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, config: OptimConfig, ranks: Ranks | None = None
+) -> torch.optim.Optimizer:
     """Return the optimiser over the groups of the parameters that require a gradient.
 
     It is fused AdamW (Loshchilov and Hutter, 2019), or Muon with that for the rest. A group's `lr_scale` says how many
     times as high as `config.lr` its learning rate is at any time.
 
     Args:
-        model: on its device.
+        model: on its device, sharded if it is to be.
         config: the settings as resolved; where newton_schulz_dtype is still auto, the products are in fp32.
+        ranks: who trains it together.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups = [
@@ -77,7 +81,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     if config.name == "adamw":
         return torch.optim.AdamW(groups, config.lr, betas, fused=True)
     dtype = torch.bfloat16 if config.newton_schulz_dtype == "bf16" else torch.float32
-    return Muon(groups, config.lr, momentum=config.momentum, dtype=dtype, betas=betas)
+    return Muon(groups, config.lr, momentum=config.momentum, dtype=dtype, betas=betas, ranks=ranks)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
