@@ -16,10 +16,10 @@ from minigpt.errors import UserError
 from minigpt.model.families import build, check_tensors, read_model, write_model
 from minigpt.model.transformer import GPT
 from minigpt.optim.groups import optimizer_tensors, restore_optimizer
-from minigpt.parts import part_like, read_parts, save_parts, spread, stored_parts, whole
-from minigpt.ranks import Ranks
+from minigpt.ranks import Ranks, own_part
 from minigpt.rundir import PARTS, Checkpoint, RunDir
 from minigpt.tokenizer import Tokenizer
+from minigpt.whole import part_of, spread, whole
 
 
 class Snapshot:
@@ -27,7 +27,7 @@ class Snapshot:
 
     def __init__(self, model: GPT, ranks: Ranks) -> None:
         """Gather the weights of a model; every rank does."""
-        self.config, self.tensors = model.config, whole(model.state_dict(), ranks)
+        self.config, self.tensors = model.config, whole(model.state_dict(keep_vars=True), ranks)
 
     def save_pretrained(self, folder: Path, tokenizer: Tokenizer | None = None) -> None:
         """Write a Hugging Face model directory, as the model itself does."""
@@ -67,18 +67,24 @@ class Saver:
         """Write the checkpoint of a step and remove all but the last `keep`; see `RunDir.save_checkpoint`."""
         self.wait()
         model, run = self._snapshot(), self.run
-        optimizer: Any = optimizer_tensors(self.optimizer, self.model)
-        if self.ranks.size > 1:
-            folder = self.ranks.first(lambda: run.begin_checkpoint(step))
-            optimizer = save_parts(optimizer, folder / PARTS, self.ranks.files)
-        elif not self._background.at_once:
-            optimizer = {name: tensor.to("cpu", copy=True) for name, tensor in optimizer.items()}
+        tensors = optimizer_tensors(self.optimizer, self.model)
+        if self.ranks.size == 1:
+            if not self._background.at_once:
+                tensors = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+            self._background.do(
+                lambda: run.save_checkpoint(step, model, self.tokenizer, tensors, state, keep)
+            )
+            return
+        from minigpt.parts import save_parts  # takes half a second
+
+        folder = self.ranks.first(lambda: run.begin_checkpoint(step))
+        parts = save_parts(tensors, folder / PARTS, self.ranks.files)
         if self.ranks.is_first:
             self._background.do(
-                lambda: run.save_checkpoint(step, model, self.tokenizer, optimizer, state, keep)
+                lambda: run.save_checkpoint(step, model, self.tokenizer, parts, state, keep)
             )
         else:
-            self._background.do(optimizer.result)
+            self._background.do(parts.result)
 
     def publish(self) -> None:
         """Make the weights as they are now the ones that everybody sees who loads the run."""
@@ -109,16 +115,19 @@ class Saver:
         folder = checkpoint.path / PARTS
         parameters = dict(self.model.named_parameters())
         if folder.is_dir():
+            from minigpt.parts import described_parts, read_parts
+
             tensors = {
-                name: _empty(shape, dtype, parameters[name.rpartition("/")[0]])
-                for name, (shape, dtype) in stored_parts(folder).items()
+                name: _room(parameters[name.rpartition("/")[0]], shape, dtype)
+                for name, (shape, dtype) in described_parts(folder).items()
             }
-            read_parts(folder, tensors, self.ranks.files)
+            read_parts(folder, tensors)
         else:
-            tensors = {
-                name: part_like(tensor, parameters[name.rpartition("/")[0]])
-                for name, tensor in checkpoint.optimizer().items()
-            }
+            tensors = {}
+            for name, tensor in checkpoint.optimizer().items():
+                parameter = parameters[name.rpartition("/")[0]]
+                room = tensors[name] = _room(parameter, tensor.shape, tensor.dtype)
+                own_part(room).copy_(part_of(tensor, room))
         restore_optimizer(self.optimizer, self.model, tensors)
 
     def mend_best(self, best_step: int) -> tuple[str, bool]:
@@ -152,8 +161,8 @@ class Saver:
         return self.model if self._background.at_once else Snapshot(self.model, self.ranks)
 
 
-def _empty(shape: torch.Size, dtype: torch.dtype, parameter: Tensor) -> Tensor:
-    """Return room for what an optimiser remembers of a parameter: in parts like it where it has its shape."""
+def _room(parameter: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Return room for what an optimiser remembers of a parameter: in parts as that is, where it has its shape."""
     if shape == parameter.shape:
         return torch.empty_like(parameter.detach(), dtype=dtype)
     return torch.empty(shape, dtype=dtype, device=parameter.device)
