@@ -9,6 +9,7 @@ The same gradients come out of all three: the mean over the processes.
 """
 
 import contextlib
+import inspect
 from typing import Any
 
 import torch
@@ -24,6 +25,14 @@ from minigpt.ranks import Ranks
 # Bytes for each parameter, all in fp32: weight, gradient, and two numbers that AdamW remembers.
 COPY_BYTES = 16
 COPY_SHARE = 0.5  # of a device's memory that they may take; the rest is for activations
+
+
+# The tables of rotary positions are constant. torch 2.13 has another name for it, and warns of the older one.
+_NO_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 def pick_parallel(config: TrainConfig, parameters: int, ranks: Ranks, device: torch.device) -> str:
@@ -99,8 +108,8 @@ def _replicated(
     shared = DistributedDataParallel(
         step,
         device_ids=[ranks.local_rank] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
+        **{_NO_BUFFERS: False},
     )
     # After its first pass it puts the gradients into another order. That is done before the first step: in sums of
     # three or more it decides about the last bits, and a run that is resumed must not begin in the old one.

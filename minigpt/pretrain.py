@@ -176,14 +176,19 @@ def _found_in(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
 def _check_shared(run: RunDir, ranks: Ranks) -> None:
     """Refuse a run directory that not all hosts see, for each process writes a part of a checkpoint into it."""
 
+    if ranks.size == ranks.local_size:
+        return
+    mark = ranks.first(run.mark)
+
     def look() -> None:
-        if not (run.path / "run.toml").is_file():
+        if not mark.is_file():
             raise UserError(
                 f"the run directory {run.path} is not seen on the host of process {ranks.rank}; put --out on storage "
                 "that all hosts share"
             )
 
     ranks.together(look)
+    ranks.first(mark.unlink)
 
 
 def _resumed(

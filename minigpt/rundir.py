@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Generator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -110,6 +111,12 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._not_made(error) from None
+
+    def mark(self) -> Path:
+        """Return a new hidden file in the folder, by which others tell whether they see the same one."""
+        path = self.path / f".{uuid.uuid4()}.tmp"
+        path.touch()
+        return path
 
     def _not_made(self, error: OSError) -> UserError | RunError:
         if error.errno in FULL:
