@@ -31,12 +31,12 @@ def share_out(
     """
     if copies is None:
         return _by_rows(stack, rows, work, shards)
-    ranks = dist.get_world_size(copies)
+    ranks, place = dist.get_world_size(copies), dist.get_rank(copies)
     share = -(-len(stack) // ranks)
-    mine = stack.split(share)[dist.get_rank(copies) :][:1]
-    own = stack.new_zeros(share, *stack.shape[1:])
-    if mine:
-        own[: len(mine[0])] = _by_rows(mine[0], rows, work, shards)
+    mine = stack[place * share : (place + 1) * share]
+    own = stack.new_zeros(share, *stack.shape[1:])  # what is left over at the end is cut off again
+    if len(mine):
+        own[: len(mine)] = _by_rows(mine, rows, work, shards)
     everything = own.new_empty(ranks * share, *own.shape[1:])
     if everything.numel():
         _all_gather(everything, own, group=copies)
