@@ -178,7 +178,7 @@ class TrainingJob:
             with self._signals, self.log:
                 self.within_memory(lambda: fit(self, self.progress), self._go_on_here)
                 self.saver.wait()
-            if stopped_by := self.ranks.largest(self._signals.number):
+            if stopped_by := self.ranks.largest(self._stopped_by or self._signals.number):
                 self._say_stopped()
                 raise_signal(stopped_by)
             return conclude()

@@ -81,9 +81,12 @@ class Ranks:
         return box[0]
 
     def largest(self, number: int) -> int:
-        """Return the largest number that any rank passes."""
+        """Return the largest number that any rank passes; what `last_largest` was told before is forgotten."""
         if self.size == 1:
             return number
+        if self._asked is not None:
+            self._asked[1].wait()
+            self._asked = None
         found = torch.tensor([number])
         dist.all_reduce(found, dist.ReduceOp.MAX, group=self._decisions)
         return int(found.item())
