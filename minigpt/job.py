@@ -30,7 +30,7 @@ from minigpt.model.transformer import GPT
 from minigpt.optim.groups import make_optimizer
 from minigpt.optim.ratio import UpdateRatio
 from minigpt.optim.schedule import learning_rate
-from minigpt.parallel import pick_parallel
+from minigpt.parallel import part_again, pick_parallel
 from minigpt.place import Place
 from minigpt.ranks import ALONE, Ranks, own_part
 from minigpt.report import write_report
@@ -489,7 +489,7 @@ class TrainingJob:
         # Compiled for the shapes of an evaluation as well, it would take longer than a run of minutes saves.
         eagerly = torch.compiler.set_stance("force_eager") if train.compile == "on" else None
         with eagerly or contextlib.nullcontext():
-            return evaluate(
+            found = evaluate(
                 self.loss,
                 self.tokens.val,
                 self.tokens.tokenizer,
@@ -498,6 +498,8 @@ class TrainingJob:
                 separator=self.separator,
                 ranks=self.ranks,
             )
+        part_again(self.loss)
+        return found
 
     def draw(self, prompt: str | None = None) -> list[str]:
         """Return texts drawn by `config.sample`, prompt included; another prompt may be given."""

@@ -102,6 +102,12 @@ def sync_gradients(step: nn.Module, wanted: bool) -> None:
         step.set_requires_all_reduce(wanted)  # ty: ignore[not-callable]
 
 
+def part_again(step: nn.Module) -> None:
+    """Have each process keep its part alone again, after passes without a backward one, which leave the model whole."""
+    if hasattr(step, "reshard"):
+        step.reshard()  # ty: ignore[not-callable]
+
+
 def _replicated(
     step: TrainStep, ranks: Ranks, device: torch.device, config: TrainConfig
 ) -> DistributedDataParallel:

@@ -2,20 +2,18 @@
 
     part-00001-of-00004.safetensors …     one of each process that wrote; its header says where its pieces belong
 
-torch.distributed.checkpoint plans, writes and reads them in its Hugging Face form, which needs no pickle. Each piece is
-copied and stored once, by one of the processes that hold it.
+torch.distributed.checkpoint plans what is written and reads it, in its Hugging Face form, which needs no pickle. Each
+piece is copied and stored once, by one of the processes that hold it.
 """
 
 import dataclasses
-import os
+import json
 import re
 import threading
 import warnings
-from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import torch
@@ -57,6 +55,7 @@ def save_parts(
         for name, tensor in written_here.items()
     }
     if group is None:
+        assert all(copies[name].shape == tensor.shape for name, tensor in written_here.items())
         return _in_background(lambda: _store_alone(copies, folder))
     return _in_background(lambda: _store(copies, plan, folder, group))
 
@@ -79,11 +78,14 @@ def read_parts(folder: Path, into: dict[str, Tensor]) -> None:
             )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # that is meant
-        dcp.load(
-            {name: tensor.detach() for name, tensor in into.items()},
-            storage_reader=dcp.HuggingFaceStorageReader(str(folder)),
-            no_dist=True,
-        )
+        try:
+            dcp.load(
+                {name: tensor.detach() for name, tensor in into.items()},
+                storage_reader=dcp.HuggingFaceStorageReader(str(folder)),
+                no_dist=True,
+            )
+        except dcp.CheckpointException as error:  # not even an Exception
+            raise error.failures[0][0] from None
 
 
 def described_parts(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -104,12 +106,16 @@ def described_parts(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
 
 
 def _names_of_all(folder: Path) -> list[str]:
-    """Return the names of the files that there must be; the first name tells how many."""
+    """Return the names of the files, all of which are there; the first name tells how many there must be."""
     found = sorted(path.name for path in folder.glob("*.safetensors"))
     first = _PART.fullmatch(found[0]) if found else None
     if first is None:
         raise UserError(f"{plain(folder.name)} holds no part-…-of-….safetensors")
-    wanted = [_name(part, int(first[1])) for part in range(1, int(first[1]) + 1)]
+    wanted: list[str] = []
+    while len(wanted) < int(first[1]):
+        wanted.append(_name(len(wanted) + 1, int(first[1])))
+        if wanted[-1] not in found:
+            raise UserError(f"{wanted[-1]} is missing")
     if foreign := sorted(set(found) - set(wanted)):  # the reader would take it for one more part
         raise UserError(f"{plain(foreign[0])} is not of the same checkpoint as {wanted[0]}")
     return wanted
@@ -125,12 +131,10 @@ def _divided(tensors: dict[str, Tensor], group: dist.ProcessGroup | None) -> dic
     Every process comes to the same division, without asking the others.
     """
     mine: dict[str, Tensor] = {}
-    planned: dict[int, list[int]] = defaultdict(
-        list
-    )  # bytes of each writer, by the number of copies
+    planned: dict[int, list[int]] = {}  # the bytes of each writer, by how many there are
     for name, tensor in tensors.items():
         copy, copies = _which_copy(tensor, group)
-        loads = planned[copies] = planned[copies] or [0] * copies
+        loads = planned.setdefault(copies, [0] * copies)
         writer = loads.index(min(loads))
         loads[writer] += tensor.numel() * tensor.element_size()
         if copy == writer:
@@ -155,9 +159,8 @@ def _store(
 ) -> None:
     """Write the copies and wait for the others; together."""
     try:
-        dcp.save(
-            copies, storage_writer=_Writer(folder), planner=_Planner(plan), process_group=group
-        )
+        writer = _Writer(folder, copies)
+        dcp.save(copies, storage_writer=writer, planner=_Planner(plan), process_group=group)
     except dcp.CheckpointException as error:
         errors = {rank: failure[0] for rank, failure in error.failures.items()}
         here = errors.get(dist.get_rank(group))
@@ -199,38 +202,33 @@ class _Planner(dcp.DefaultSavePlanner):
         """Return the plan."""
         return self.made
 
-    def lookup_object(self, index: Any) -> Tensor:
-        """Return the copy; torch would look for the place of the piece in it."""
-        return self.state_dict[index.fqn]
-
 
 class _Writer(dcp.HuggingFaceStorageWriter):
-    """Names the files so that a missing one shows, and has all bytes on the disk before it says that it is done.
+    """Writes the form that torch reads, in files whose names show if one is missing.
 
-    torch calls fsync before it has given the operating system what is left in Python's buffer: of a small file, all.
+    torch itself would need three times the memory of the copies, since it puts the file together there first; and it
+    calls fsync before Python has passed the last bytes on: of a small file, all.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, copies: dict[str, Tensor]) -> None:
         super().__init__(str(folder), save_distributed=True)
-        self.folder = folder
+        self.folder, self.copies = folder, copies
 
     def prepare_global_plan(self, plans: list[dcp.SavePlan]) -> list[dcp.SavePlan]:
-        """Tell each process how many files there will be."""
+        """Tell each process the name of its file."""
         return [
-            dataclasses.replace(plan, storage_data=plan.storage_data | {"of": len(plans)})
-            for plan in super().prepare_global_plan(plans)
+            dataclasses.replace(plan, storage_data=_name(part, len(plans)))
+            for part, plan in enumerate(plans, 1)
         ]
 
     def write_data(self, plan: dcp.SavePlan, planner: dcp.SavePlanner) -> torch.futures.Future:
         """Write this process's file, an empty one where it has nothing."""
-        path = self.folder / _name(plan.storage_data["shard_index"], plan.storage_data["of"])
-        done = super().write_data(plan, planner)
-        names = {result.storage_data.relative_path for result in done.wait()}
-        assert len(names) <= 1, "torch has written several files"
-        for name in names:
-            os.replace(self.folder / name, path)
-        if not names:
-            save_tensors({}, path)
-        flush(path)
+        pieces = {item.index.fqn: self.copies[item.index.fqn] for item in plan.items}
+        begins = {item.index.fqn: {"saved_offsets": item.index.offset} for item in plan.items}
+        metadata = {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(begins)}
+        save_tensors(pieces, self.folder / plan.storage_data, metadata)
+        flush(self.folder / plan.storage_data)
         flush(self.folder)
+        done = torch.futures.Future()
+        done.set_result([])
         return done

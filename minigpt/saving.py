@@ -121,7 +121,7 @@ class Saver:
                 name: _room(parameters[name.rpartition("/")[0]], shape, dtype)
                 for name, (shape, dtype) in described_parts(folder).items()
             }
-            read_parts(folder, tensors)
+            self.ranks.together(lambda: read_parts(folder, tensors))
         else:
             tensors = {}
             for name, tensor in checkpoint.optimizer().items():
