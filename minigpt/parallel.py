@@ -28,11 +28,8 @@ COPY_SHARE = 0.5  # of a device's memory that they may take; the rest is for act
 
 
 # The tables of rotary positions are constant. torch 2.13 has another name for it, and warns of the older one.
-_NO_BUFFERS = (
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    else "broadcast_buffers"
-)
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+NO_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
 
 
 def pick_parallel(config: TrainConfig, parameters: int, ranks: Ranks, device: torch.device) -> str:
@@ -115,7 +112,7 @@ def _replicated(
         step,
         device_ids=[ranks.local_rank] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        **{_NO_BUFFERS: False},
+        **NO_BUFFERS,
     )
     # After its first pass it puts the gradients into another order. That is done before the first step: in sums of
     # three or more it decides about the last bits, and a run that is resumed must not begin in the old one.
