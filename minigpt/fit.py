@@ -94,7 +94,7 @@ def update(
         (loss_sum * ranks.size / counted).backward()
         losses.append(loss_sum.detach())
     loss = ranks.sum(torch.stack(losses).sum()) / counted
-    norm = clip_gradient(step.parameters(), clip, [loss], ranks)
+    norm = clip_gradient(step.parameters(), clip, loss, ranks)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return loss, norm
@@ -128,7 +128,7 @@ def advance(job: Job, progress: Progress) -> None:
     for group in job.optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
     # Dropout is a function of (seed, step, rank), so there is no random state to save.
-    torch.manual_seed(job.seed * 1_000_003 + progress.step + (job.ranks.rank << 48))
+    torch.manual_seed(job.seed * 1_000_003 + progress.step + (job.ranks.rank << 52))
     batches = job.batches(progress.step)
     loss, norm = update(job.step, job.optimizer, batches, job.clip, job.ranks)
     progress.step += 1
