@@ -40,7 +40,7 @@ class RMSNorm(nn.RMSNorm):
         if x.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
         eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-        return _RMSNorm.apply(x.float(), self.weight, eps).to(x.dtype)
+        return _RMSNorm.apply(x.float(), self.weight.float(), eps).to(x.dtype)
 
 
 def scaled_dot_product_attention(
