@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from minigpt.data.batches import Batch
 from minigpt.guard import clip_gradient
@@ -44,7 +45,7 @@ class Job(Protocol):
     """What `fit` works on: the parts of a run, and what is done with it every so often."""
 
     step: nn.Module  # a TrainStep, or one that is shared by several processes
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     ranks: Ranks
     steps: int
     clip: float
@@ -73,19 +74,14 @@ class Job(Protocol):
 
 
 def update(
-    step: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: list[Batch],
-    clip: float,
-    ranks: Ranks = ALONE,
+    step: nn.Module, optimizer: Optimizer, batches: list[Batch], clip: float, ranks: Ranks = ALONE
 ) -> tuple[Tensor, Tensor]:
     """Do one step of the optimiser; return the loss in nats per token and the norm of the gradient.
 
     The loss is divided by the counted targets of the whole step, over all micro-batches and ranks, so any number of
     them equals one large batch.
     """
-    counted = torch.stack([(batch.targets != IGNORED).sum() for batch in batches]).sum()
-    counted = ranks.sum(counted)
+    counted = ranks.sum(torch.stack([(b.targets != IGNORED).sum() for b in batches]).sum())
     losses = []
     for batch in batches:
         sync_gradients(step, batch is batches[-1])

@@ -30,7 +30,7 @@ from minigpt.model.transformer import GPT
 from minigpt.optim.groups import make_optimizer
 from minigpt.optim.ratio import UpdateRatio
 from minigpt.optim.schedule import learning_rate
-from minigpt.parallel import part_again, pick_parallel
+from minigpt.parallel import SHARDED, part_again, pick_parallel
 from minigpt.place import Place
 from minigpt.ranks import ALONE, Ranks, own_part
 from minigpt.report import write_report
@@ -38,6 +38,7 @@ from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import Runtime, StopSignals, raise_signal, share_step
 from minigpt.saving import Saver
 from minigpt.trackers import open_trackers
+from minigpt.whole import Sketch
 
 REPORT_SECONDS = 0.2  # a report that takes longer is written at the end alone
 T = TypeVar("T")
@@ -86,11 +87,13 @@ class TrainingJob:
             rank=ranks.rank,
             world_size=ranks.size,
         )
-        torch.manual_seed(train.seed)
-        self.model = GPT(config.model)
         self.parallel = pick_parallel(train, parameter_count(config.model), ranks, runtime.device)
+        torch.manual_seed(train.seed)
+        self.model = (Sketch if self.parallel in SHARDED else GPT)(config.model)
         self.loss = TrainStep(self.model)  # what is evaluated; `step` is what is trained
         self.step = share_step(self.loss, runtime, train, self.parallel, ranks)
+        if isinstance(self.model, Sketch):
+            self.model.draw_parts()
         self.optimizer = make_optimizer(self.model, config.optim, ranks)
         self.optimizer.register_step_pre_hook(self._begin_optimizer)
         self.guard = Guard(

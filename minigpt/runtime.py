@@ -20,7 +20,7 @@ from minigpt.errors import UserError
 from minigpt.loss import TrainStep
 from minigpt.loss_scale import LossScale
 from minigpt.model.casting import Cast
-from minigpt.parallel import share
+from minigpt.parallel import SHARDED, share
 from minigpt.ranks import Ranks
 
 DTYPES = {
@@ -205,7 +205,7 @@ def share_step(
         kind: none, ddp, fsdp or hsdp.
         ranks: who shares the work.
     """
-    if kind in ("none", "ddp"):
+    if kind not in SHARDED:
         return share(prepare_step(step, runtime, config), kind, ranks, runtime.device, config)
     _wrap(step, runtime, config)
     if config.compile == "on":
