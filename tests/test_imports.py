@@ -14,8 +14,8 @@ PACKAGE = Path(minigpt.__file__).parent
 ORDER = [
     ["errors", "machine", "timing"], ["extras", "files", "ranks"], ["config", "progress"], ["download"],
     ["tokenizer"], ["data"], ["model"], ["loss_scale"], ["loss", "optim"], ["parts", "whole", "parallel"], ["runtime"],
-    ["decisions"], ["background", "rundir", "place", "trackers", "verdict"], ["saving"], ["log"], ["drawing", "page"],
-    ["curves"], ["report"], ["sampling"],
+    ["decisions"], ["background", "rundir", "place", "trackers", "verdict"], ["saving", "resuming"], ["log"],
+    ["drawing", "page"], ["curves"], ["report"], ["sampling"],
     ["inference"], ["interop"], ["evaluate"], ["guard"], ["fit"], ["rehearsal"], ["memory"], ["job"], ["trial"],
     ["speed"], ["pretrain"], ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["plan_text"], ["cli"],
     ["__main__"],
