@@ -266,6 +266,13 @@ class TrainConfig:
         "auto", "torch.compile of the step; auto: where it saves more time in the run than it takes"
     )
     recompute: bool = setting(False, "activation checkpointing: less memory, a third more time")
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = setting(
+        "auto",
+        "how several processes share the work; auto: ddp where each device has room for a copy, else fsdp",
+    )
+    shard_size: int = setting(
+        0, "hsdp: processes that share one copy of the model; 0: those of one host", minimum=0
+    )
     deterministic: bool = setting(False, "exact repetition on a GPU too, at some cost in speed")
 
     def __post_init__(self) -> None:
