@@ -15,7 +15,7 @@ ORDER = [
     ["errors", "machine", "timing"], ["extras", "files", "ranks"], ["config", "progress"], ["download"], ["tokenizer"], ["data"],
     ["model"], ["loss_scale"], ["loss", "optim"], ["runtime"], ["decisions"],
     ["rundir", "place", "trackers", "verdict"], ["log"], ["drawing", "page"], ["curves"], ["report"], ["sampling"],
-    ["inference"], ["interop"], ["evaluate"], ["guard"], ["fit"], ["rehearsal"], ["memory"], ["job"], ["trial"],
+    ["inference"], ["interop"], ["evaluate"], ["guard"], ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["job"], ["trial"],
     ["speed"], ["pretrain"], ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["plan_text"], ["cli"],
     ["__main__"],
 ]  # fmt: skip
