@@ -113,7 +113,7 @@ def layout_of(
         UserError: the processes cannot be grouped so.
     """
     train = config.train
-    if gpus_per_host < 1 or processes > gpus_per_host and processes % gpus_per_host:
+    if gpus_per_host < 1 or (processes > gpus_per_host and processes % gpus_per_host):
         raise UserError(
             f"--gpus-per-host is {gpus_per_host}; wanted a divisor of --processes {processes}, for every host runs as "
             "many processes as any other"
@@ -224,25 +224,28 @@ def _sharded(
     ]
     block, rest = whole
     # Weights that come in 16 bits are not cast, and what is gathered is not kept from forward to backward.
+    layers, recompute = config.model.n_layer, config.train.recompute
     matrices = sum(math.prod(shape) for shape in block_shapes.values() if len(shape) == 2)
-    layers = 1 if config.train.recompute else config.model.n_layer
-    spared = size * matrices * layers if low else 0
-    at_head = memory.head_bytes - (0 if config.train.recompute else spared)
-    at_blocks = memory.backward_bytes - spared
-    # The rest stays; of the blocks the newest one's buffer is kept until the next one comes.
-    head = at_head + size * (rest + block)
-    # The rest with the gradient of the head; the block that computes and the next one, and what gathers them; the
-    # gradient of the block, and the fp32 buffer in which it is summed.
-    inner = at_blocks + 2 * size * rest + 4 * size * block + FP32 * block
+    cast = size * matrices if low else 0
+    at_head = memory.head_bytes - (0 if recompute else layers * cast)
+    at_blocks = memory.backward_bytes - (cast if recompute else layers * cast)
+    of_a_block = (memory.activations_bytes - (0 if recompute else layers * cast)) // layers
+    # The rest stays, and the gradient of the head from its making on. When the loss is taken the buffer that gathered
+    # the last block is still there; then a block is there whole while the next one comes.
+    head = size * (rest + block)
+    into_head = size * config.model.vocab_size * config.model.n_embd
+    first = size * (rest + 2 * block) + into_head
+    # After the first of them its gradient, and the fp32 buffer in which that is summed, are there as well.
+    later = first + size * block + FP32 * block - of_a_block
+    inner = max(first, later)
     # At the end the rest is summed as the blocks were.
     end = 2 * size * rest + FP32 * rest + gradients
     arrived = gradients if micro_batches > 1 else 0  # from micro-batches before this one
-    before, after = max(head, inner) + arrived, max(end, gradients + update)
-    gathered = size * (rest + block) if head >= inner else inner - at_blocks
+    gathered, step = max((head, at_head), (inner, at_blocks), key=sum)
     return {
         "gathered_bytes": gathered,
-        "step_bytes": at_head if head >= inner else at_blocks,
-        "peak_bytes": kept + max(before, after),
+        "step_bytes": step,
+        "peak_bytes": kept + max(gathered + step + arrived, end, gradients + update),
     }
 
 
@@ -325,14 +328,12 @@ def communication(
         "exchange": (within, 2 * within.sent(muon / layout.copies), 2 * kinds if muon else 0, 1),
         "updates": (between, between.sent(muon), kinds if muon else 0, 1),
     }  # fmt: skip
-    seconds = {
-        name: None if rates is None else ring.seconds(sent, calls, rates, turns)
-        for name, (ring, sent, calls, turns) in parts.items()
-    }
-    waits = {
-        name: None if rates is None else ring.seconds(0.0, calls, rates, turns)
-        for name, (ring, _, calls, turns) in parts.items()
-    }
+    seconds: dict[str, float] = {}
+    waits: dict[str, float] = {}
+    if rates is not None:
+        for name, (ring, sent, calls, turns) in parts.items():
+            seconds[name] = ring.seconds(sent, calls, rates, turns)
+            waits[name] = ring.seconds(0.0, calls, rates, turns)
     return {
         **{f"{name}_bytes": round(sent) for name, (_, sent, _, _) in parts.items()},
         "sent_bytes": round(sum(sent for _, sent, _, _ in parts.values())),
@@ -352,8 +353,8 @@ def step_time(
     """Return how long a step takes at least and at most.
 
     At least: gathering and scattering hide behind the operations, or the operations behind them; what is summed between
-    copies hides behind the backward pass of the last micro-batch; Muon's exchange hides behind nothing. At most: nothing
-    hides. Where the links are not known, there is no most.
+    copies hides behind the backward pass of the last micro-batch; Muon's exchange hides behind nothing. At most:
+    nothing hides. Where the links are not known, there is no most.
 
     Args:
         compute: seconds of a process's operations.
