@@ -232,12 +232,8 @@ def _scale_time_lines(facts: dict[str, Any], scale: dict[str, Any]) -> Iterator[
         return
     late = f"of it {_duration(sent['latency_seconds'])} latency"
     yield _row("communication", _duration(sent["seconds"]), late)
-    yield _row(
-        "a step, at least",
-        _duration(time["seconds_at_least"]),
-        "all that can hides behind computing",
-    )
-    yield _row("a step, at most", _duration(time["seconds_at_most"]), "nothing does")
+    yield _row("a step, at least", _duration(time["seconds_at_least"]), "all that can is hidden")
+    yield _row("a step, at most", _duration(time["seconds_at_most"]), "nothing is")
     yield _row("tokens/s, at least", round(time["tokens_per_second_at_least"]))
     yield _row("tokens/s, at most", round(time["tokens_per_second_at_most"]))
 

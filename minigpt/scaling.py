@@ -44,6 +44,8 @@ class Rates:
         link_share: of both that collectives reach: assumed.
         call_seconds, host_hop_seconds, network_hop_seconds: of a ring, before the first and at each step: the figures
             by which NCCL chooses its ways (nccl, src/graph/tuning.cc, ring and simple protocol).
+        tree_hop_seconds, tree_network_hop_seconds, tree_share: the same of a tree, by which sums for everybody may go,
+            and the share of a ring's bandwidth that it reaches (the same file).
         to_host: bytes a second from a GPU to its host's memory: PCIe 5 x16 gives 63 GB/s; 50 are assumed.
         disk: bytes a second that a host writes to the file system of the checkpoints, all at once: assumed.
         host_bytes: of a host's memory (NVIDIA, "DGX H100", data sheet).
@@ -58,6 +60,9 @@ class Rates:
     call_seconds: float = 8.4e-6
     host_hop_seconds: float = 3.4e-6
     network_hop_seconds: float = 9.6e-6
+    tree_hop_seconds: float = 28e-6
+    tree_network_hop_seconds: float = 50e-6
+    tree_share: float = 0.9
     to_host: float = 50e9
     disk: float = 2e9
     host_bytes: float = 2e12
@@ -275,6 +280,7 @@ class Ring:
         """Return how long it takes to send so much, in so many calls that each go round so many times.
 
         The rings of a host share its ports: where a ring leaves the host, its members there send through all of theirs.
+        What goes round twice, sums for everybody, goes by a tree where that is faster.
         """
         if self.size == 1:
             return 0.0
@@ -282,9 +288,15 @@ class Ring:
         bandwidth = (
             rates.host_link if hosts == 1 else min(rates.host_link, self.here * rates.network)
         )
+        bandwidth *= rates.link_share
         hops = (self.size - hosts) * rates.host_hop_seconds
         hops += (hosts - 1) * rates.network_hop_seconds
-        return sent / (bandwidth * rates.link_share) + calls * (rates.call_seconds + turns * hops)
+        ring = sent / bandwidth + calls * (rates.call_seconds + turns * hops)
+        if turns == 1:
+            return ring
+        levels = (self.here - 1) * rates.tree_hop_seconds
+        levels += math.log2(hosts) * rates.tree_network_hop_seconds
+        return min(ring, sent / (bandwidth * rates.tree_share) + calls * 2 * levels)
 
 
 def communication(

@@ -119,3 +119,37 @@ def test_several_processes_share_the_memory_of_a_batch(clockless):
 def test_needs_survive_json(clockless):
     facts = needs_of(SMALL)
     assert json.loads(json.dumps(facts)) == facts
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that is here is followed itself")
+def test_several_processes_are_planned_on_gpus_where_no_device_is_named(clockless):
+    config = changed(SMALL, train={"device": "auto", "parallel": "fsdp"})
+    found = needs_of(config, processes=2)
+    assert (found["memory"]["device"], found["memory"]["dtype"]) == ("cuda", "bf16")
+    scale = found["scale"]
+    assert (scale["kind"], scale["shards"], scale["micro_batches"]) == ("fsdp", 2, 2)
+    assert scale["compute_from"] == "989 TFLOP/s x 0.4"
+    assert scale["time"]["seconds_at_least"] <= scale["time"]["seconds_at_most"]
+    assert json.loads(json.dumps(found)) == found
+    assert any("communication takes" in line for line in found["warnings"])
+    assert "scale" not in needs_of(SMALL)
+
+
+def test_on_a_cpu_what_one_process_computes_is_tried(clockless):
+    scale = needs_of(SMALL, processes=2)["scale"]
+    assert scale["kind"] == "ddp"
+    assert scale["time"]["compute_seconds"] == 0.5
+    assert scale["time"]["seconds_at_most"] is None
+    assert needs_of(SMALL, processes=2, trial=False)["scale"]["time"] is None
+
+
+def test_what_has_no_room_in_a_gpu_or_its_host_is_said():
+    shape = {"n_layer": 2, "n_head": 64, "n_embd": 32768, "vocab_size": 64}
+    config = changed(SMALL, model=shape, train={"device": "cuda", "parallel": "ddp"})
+    warnings = needs_of(config, processes=2, trial=False)["warnings"]
+    assert any("a process holds" in line and "take fsdp" in line for line in warnings)
+    wide = changed(config, model={"n_layer": 16}, train={"batch_size": 8, "micro_batch_size": 1})
+    assert any(
+        "first makes all weights" in line
+        for line in needs_of(wide, processes=8, trial=False)["warnings"]
+    )

@@ -81,9 +81,9 @@ def test_what_many_processes_do_stands_in_the_text():
     text = as_text(needs(config, plan(config, processes=64)))
     assert max(map(len, text.splitlines())) <= 80
     for line in (
-        "64 processes on 8 hosts, hsdp: 8 copies of the model, each in 8 parts",
+        "64 processes on 8 hosts, hsdp: 8 copies of the model, each in 8",
         "in the fullest process, bytes", "gathered, with gradients", "gradients, between copies", "Muon's updates",
-        "all that can hides behind computing", "by 8 hosts",
+        "all that can is hidden", "by 8 hosts",
     ):  # fmt: skip
         assert line in text
     assert "a process that holds everything itself" in " ".join(text.split())
