@@ -1,5 +1,6 @@
 import dataclasses
 import doctest
+import functools
 import json
 import os
 import socket
@@ -16,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from minigpt import scaling
 from minigpt.config import ModelConfig, RunConfig, TrainConfig, from_dict, to_dict
 from minigpt.errors import UserError
-from minigpt.memory import memory_of
+from minigpt.memory import Memory, memory_of
 from minigpt.model.size import parameter_count, parameter_shapes
 from minigpt.rehearsal import make_step, random_batches
 from minigpt.runtime import Runtime
@@ -219,9 +220,15 @@ def test_a_ring_takes_as_long_as_worked_out_by_hand():
     assert Ring(32, 4).seconds(300, 1, rates, 2) == pytest.approx(7.5 / 0.9 + 2 * (0.03 + 0.06))
 
 
+@functools.cache
+def whole_memory(optimizer: str) -> Memory:
+    config = run_config(optim={"name": optimizer})
+    return memory_of(config, Runtime(torch.device("cpu"), "fp32"))
+
+
 def memory_and(kind: str, processes: int, micro_batches: int = 1, **sections) -> dict:
     config = run_config(**sections)
-    memory = memory_of(config, Runtime(torch.device("cpu"), "fp32"))
+    memory = whole_memory(config.optim.name)
     shards = {"ddp": 1, "fsdp": processes}[kind]
     layout = Layout(kind, processes, shards, min(8, processes))
     return process_memory(config, layout, memory, False, micro_batches)
