@@ -275,6 +275,23 @@ class TrainConfig:
     )
     deterministic: bool = setting(False, "exact repetition on a GPU too, at some cost in speed")
 
+    def sequences_at_once(self, processes: int = 1) -> int:
+        """Return the sequences in one forward and backward of each of so many processes.
+
+        At most `micro_batch_size`, and a divisor of each process's share, so that the tokens in a step stay the same.
+
+        Raises:
+            UserError: the sequences of a step cannot be shared out.
+        """
+        share, rest = divmod(self.batch_size, processes)
+        if rest:
+            raise UserError(
+                f"train.batch_size = {self.batch_size} sequences in a step cannot be shared by {processes} processes, "
+                f"each as many as any other; set it to a multiple, such as {processes * max(1, share)}"
+            )
+        most = min(self.micro_batch_size or share, share)
+        return next(n for n in range(most, 0, -1) if share % n == 0)
+
     def __post_init__(self) -> None:
         if isinstance(self.compile, bool):  # as in a file
             object.__setattr__(self, "compile", "on" if self.compile else "off")

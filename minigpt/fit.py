@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minigpt.data.batches import Batch
 from minigpt.guard import clip_gradient
-from minigpt.loss import IGNORED, TrainStep
+from minigpt.loss import IGNORED
+from minigpt.parallel import sync_gradients
+from minigpt.ranks import ALONE, Ranks
 
 
 @dataclass
@@ -41,8 +43,9 @@ class Progress:
 class Job(Protocol):
     """What `fit` works on: the parts of a run, and what is done with it every so often."""
 
-    step: TrainStep
+    step: nn.Module  # a TrainStep, or one that is shared by several processes
     optimizer: torch.optim.Optimizer
+    ranks: Ranks
     steps: int
     clip: float
     seed: int
@@ -70,22 +73,31 @@ class Job(Protocol):
 
 
 def update(
-    step: TrainStep, optimizer: torch.optim.Optimizer, batches: list[Batch], clip: float
+    step: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: list[Batch],
+    clip: float,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor]:
     """Do one step of the optimiser; return the loss in nats per token and the norm of the gradient.
 
-    The loss is divided by the counted targets of the whole step, so micro-batches equal one large batch.
+    The loss is divided by the counted targets of the whole step, over all micro-batches and ranks, so any number of
+    them equals one large batch.
     """
     counted = torch.stack([(batch.targets != IGNORED).sum() for batch in batches]).sum()
+    counted = ranks.sum(counted)
     losses = []
     for batch in batches:
+        sync_gradients(step, batch is batches[-1])
         loss_sum, _ = step(batch.ids, batch.targets, batch.documents)
-        (loss_sum / counted).backward()
+        # Gradients are averaged over the ranks, and are to be their sum.
+        (loss_sum * ranks.size / counted).backward()
         losses.append(loss_sum.detach())
-    norm = clip_gradient(step.parameters(), clip, losses)
+    loss = ranks.sum(torch.stack(losses).sum()) / counted
+    norm = clip_gradient(step.parameters(), clip, loss, ranks)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return torch.stack(losses).sum() / counted, norm
+    return loss, norm
 
 
 def fit(job: Job, progress: Progress) -> None:
@@ -115,12 +127,12 @@ def advance(job: Job, progress: Progress) -> None:
     rate = job.learning_rate(progress.step + 1)
     for group in job.optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
-    # Dropout is a function of (seed, step), so there is no random state to save.
-    torch.manual_seed(job.seed * 1_000_003 + progress.step)
+    # Dropout is a function of (seed, step, rank), so there is no random state to save.
+    torch.manual_seed(job.seed * 1_000_003 + progress.step + (job.ranks.rank << 52))
     batches = job.batches(progress.step)
-    loss, norm = update(job.step, job.optimizer, batches, job.clip)
+    loss, norm = update(job.step, job.optimizer, batches, job.clip, job.ranks)
     progress.step += 1
-    progress.tokens += sum(batch.ids.numel() for batch in batches)
+    progress.tokens += job.ranks.size * sum(batch.ids.numel() for batch in batches)
     progress.losses.append(loss)
     if any(job.is_due(what, progress.step) for what in ("save", "evaluate", "log")):
         norm.item()  # waits for the device, so that its work is counted here

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from minigpt.loss_scale import LossScale
+from minigpt.ranks import ALONE, Ranks, own_part
 
 IN_A_ROW = 3  # updates left out, one after the other: the run has diverged
 WINDOW = 128  # steps that a loss is compared with
@@ -22,15 +23,29 @@ SPIKE = 6.0  # standard deviations above their mean: by chance one step in a bil
 OVER = 3.0  # below this a spike has ended
 
 
-def clip_gradient(parameters: Iterable[nn.Parameter], limit: float, losses: list[Tensor]) -> Tensor:
+@torch.no_grad()
+def clip_gradient(
+    parameters: Iterable[nn.Parameter], limit: float, loss: Tensor, ranks: Ranks = ALONE
+) -> Tensor:
     """Scale the gradient down to a norm of at most `limit` (0: no limit); return its norm before.
 
     A gradient that is not finite stays as it is, so that it can be seen where; a loss that is not makes all of it NaN.
+
+    Args:
+        parameters: those of the model.
+        limit: for the norm of the whole gradient.
+        loss: of the update, of all ranks: one that knew of its own alone would go its own way.
+        ranks: who holds the gradient.
     """
-    trained = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-    shown = norm.nan_to_num(nan=0.0, posinf=0.0) + 0 * torch.stack(losses).sum()
-    torch.nn.utils.clip_grads_with_norm_(trained, limit or math.inf, shown)
+    gradients = [own_part(p.grad) for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if ranks.shards is not None:
+        # Over all, not over the shards: copies that came to another last digit would drift apart.
+        copies = 1 if ranks.copies is None else ranks.copies.size()
+        norm = (ranks.sum(norm.square()) / copies).sqrt()
+    shown = norm.nan_to_num(nan=0.0, posinf=0.0) + 0 * loss
+    share = ((limit or math.inf) / (shown + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
+    torch._foreach_mul_(gradients, share)
     return norm
 
 
@@ -50,6 +65,7 @@ class Guard:
         *,
         on_device: bool,
         loss_scale: LossScale | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Watch an optimiser.
 
@@ -58,8 +74,10 @@ class Guard:
             parameters: with their names.
             on_device: do not wait for the device in a step, where the optimiser can do without.
             loss_scale: that the gradients were scaled with, and that may have been too large.
+            ranks: who holds the gradients: what one finds in its part, all leave out.
         """
         self._named, self._loss_scale = list(parameters), loss_scale
+        self._ranks = ranks
         self._on_device = on_device and getattr(optimizer, "_step_supports_amp_scaling", False)
         # Of each update since the last look: whether it was left out, whether a smaller loss scale may mend that, and
         # the number of the first bad parameter.
@@ -67,10 +85,15 @@ class Guard:
         self.waits = not self._on_device
         optimizer.register_step_pre_hook(self._before_step)
 
+    @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         # A frozen parameter has no gradient; it counts as one that is sound.
-        gradients = [p.grad if p.grad is not None else p.new_zeros(()) for _, p in self._named]
-        norms = torch.stack(torch._foreach_norm(gradients))
+        gradients = [
+            own_part(p).new_zeros(()) if p.grad is None else own_part(p.grad)
+            for _, p in self._named
+        ]
+        # What the norms of the parts add up to is no norm, but it is finite where they all are.
+        norms = self._ranks.sum_shards(torch.stack(torch._foreach_norm(gradients)))
         found = ~torch.linalg.vector_norm(norms).isfinite()
         scale = self._loss_scale
         mending = torch.zeros_like(found) if scale is None else scale.update(found)

@@ -16,7 +16,7 @@ from minigpt import config as settings
 from minigpt.config import RunConfig
 from minigpt.data.batches import Batch, Batches
 from minigpt.data.tokens import Tokens
-from minigpt.errors import RunError, UserError, first_line
+from minigpt.errors import PeerError, RunError, UserError, first_line
 from minigpt.evaluate.baselines import baselines
 from minigpt.evaluate.likelihood import Likelihood, evaluate
 from minigpt.files import FULL
@@ -25,15 +25,18 @@ from minigpt.guard import IN_A_ROW, Guard, Skipped
 from minigpt.inference.text import texts
 from minigpt.log import Log
 from minigpt.loss import TrainStep
-from minigpt.model.families import fill, read_model
+from minigpt.model.size import parameter_count
 from minigpt.model.transformer import GPT
-from minigpt.optim.groups import make_optimizer, optimizer_tensors, restore_optimizer
+from minigpt.optim.groups import make_optimizer
 from minigpt.optim.ratio import UpdateRatio
 from minigpt.optim.schedule import learning_rate
+from minigpt.parallel import part_again, pick_parallel
 from minigpt.place import Place
+from minigpt.ranks import ALONE, Ranks, own_part
 from minigpt.report import write_report
 from minigpt.rundir import Checkpoint, RunDir
-from minigpt.runtime import Runtime, StopSignals, prepare_step
+from minigpt.runtime import Runtime, StopSignals, raise_signal, share_step
+from minigpt.saving import Saver
 from minigpt.trackers import open_trackers
 
 REPORT_SECONDS = 0.2  # a report that takes longer is written at the end alone
@@ -52,6 +55,7 @@ class TrainingJob:
         run: RunDir,
         log: Log,
         place: Place | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Build the model and what trains it, as at step 0.
 
@@ -63,10 +67,11 @@ class TrainingJob:
             run: the directory that everything is written to.
             log: the voice of the run.
             place: held in the run directory until `fit` is done; None: of a job that is only tried.
+            ranks: the processes that share the work, this one among them.
         """
         train = config.train
         self.config, self.requested, self.tokens = config, requested, tokens
-        self.runtime, self.run, self.log = runtime, run, log
+        self.runtime, self.run, self.log, self.ranks = runtime, run, log, ranks
         self.steps, self.clip, self.seed = train.steps, config.optim.clip, train.seed
         separate = config.data.documents == "separate"
         self.separator = tokens.tokenizer.eos_id if separate else None
@@ -74,22 +79,28 @@ class TrainingJob:
             tokens.train,
             block_size=config.model.block_size,
             batch_size=train.batch_size,
-            micro_batch_size=train.micro_batch_size,
+            micro_batch_size=train.sequences_at_once(ranks.size),
             seed=config.data.seed,
             separator=self.separator,
             streamed=config.data.stream,
+            rank=ranks.rank,
+            world_size=ranks.size,
         )
         torch.manual_seed(train.seed)
         self.model = GPT(config.model)
-        self.step = prepare_step(TrainStep(self.model), runtime, train)
-        self.optimizer = make_optimizer(self.model, config.optim)
+        self.parallel = pick_parallel(train, parameter_count(config.model), ranks, runtime.device)
+        self.loss = TrainStep(self.model)  # what is evaluated; `step` is what is trained
+        self.step = share_step(self.loss, runtime, train, self.parallel, ranks)
+        self.optimizer = make_optimizer(self.model, config.optim, ranks)
         self.optimizer.register_step_pre_hook(self._begin_optimizer)
         self.guard = Guard(
             self.optimizer,
             self.model.named_parameters(),
             on_device=runtime.device.type == "cuda",
-            loss_scale=self.step.loss_scale,
+            loss_scale=self.loss.loss_scale,
+            ranks=ranks,
         )
+        self.saver = Saver(run, self.model, self.optimizer, tokens.tokenizer, ranks)
         self.place = place
         self.progress = Progress()
         self.spent = {
@@ -97,13 +108,15 @@ class TrainingJob:
             "sampling": 0.0,
             "saving": 0.0,
         }  # seconds beside the updates
-        self._ratio = UpdateRatio(self.model.blocks)
+        self._ratio = UpdateRatio(self.model.blocks, ranks)
         self._report_seconds = 0.0  # that the last one took
         self._drawn: list[str] = []  # at this evaluation, until they are shown
         self._saved_at: int | None = None  # the step of a checkpoint that is not written again
         self._done_at: int | None = None  # the step at which all that was due has been done
         self.can_halve = False  # what is under way needs less memory with a smaller micro-batch
         self._stop = threading.Event()
+        self._signals = StopSignals(self._stop, alone=ranks.size == 1)
+        self._stopped_by = 0  # the signal, or 0
         log.total_steps = self.steps
 
     @property
@@ -120,14 +133,13 @@ class TrainingJob:
         """
         self.progress = Progress(**state["progress"])
         lost = self._mend_best()
-        fill(self.model, read_model(checkpoint.path)[1], str(checkpoint.path))
-        restore_optimizer(self.optimizer, self.model, checkpoint.optimizer())
+        self.saver.take(checkpoint)
         self.progress.losses = [
             torch.tensor(math.nan if loss is None else loss, device=self.runtime.device)
             for loss in self.progress.losses
         ]
-        if self.step.loss_scale is not None and (kept := state.get("loss_scale")):
-            self.step.loss_scale.restore(kept)
+        if self.loss.loss_scale is not None and (kept := state.get("loss_scale")):
+            self.loss.loss_scale.restore(kept)
         self.spent |= state.get("spent", {})
         self._saved_at = self.log.done = self.progress.step
         if state.get("is_done"):
@@ -137,23 +149,15 @@ class TrainingJob:
             self.log.say(sentence)
 
     def _mend_best(self) -> list[str]:
-        """Publish the best weights again where they cannot be read; return what to say of it. The model is spoilt.
-
-        They are in a checkpoint if one of their step is kept; else the next ones that are evaluated take their place.
-        """
+        """Publish the best weights again where they cannot be read; return what to say of it."""
         if self.progress.best_loss is None:
             return []
-        try:
-            self.load_best()
-        except UserError as error:
-            kept = self.run.checkpoint_of(self.progress.best_step)
-            if kept.fault() is not None:
-                self.progress.best_loss = None
-                return [f"the best weights are lost, and the next ones take their place: {error}"]
-            fill(self.model, read_model(kept.path)[1], str(kept.path))
-            self.run.publish_best(self.model, self.tokens.tokenizer)
-            return [f"the best weights are taken from {kept.path.name}: {error}"]
-        return []
+        sentence, are_there = self.ranks.first(
+            lambda: self.saver.mend_best(self.progress.best_step)
+        )
+        if not are_there:
+            self.progress.best_loss = None
+        return [sentence] if sentence else []
 
     def fit(self, conclude: Callable[[], Any] = lambda: None) -> Any:
         """Train to the end, or until SIGINT or SIGTERM; the step under way is finished and saved.
@@ -169,12 +173,14 @@ class TrainingJob:
         # What was done at this step already stays; what will be done again is purged there.
         begin = self.progress.step + (self._done_at == self.progress.step)
         try:
-            self.log.trackers = open_trackers(self.config, self.run.path, begin)
-            with StopSignals(self._stop) as signals, self.log:
+            if self.ranks.is_first:
+                self.log.trackers = open_trackers(self.config, self.run.path, begin)
+            with self._signals, self.log:
                 self.within_memory(lambda: fit(self, self.progress), self._go_on_here)
-            if self._stop.is_set():
+                self.saver.wait()
+            if stopped_by := self.ranks.largest(self._stopped_by or self._signals.number):
                 self._say_stopped()
-                signals.raise_received()
+                raise_signal(stopped_by)
             return conclude()
         except BrokenPipeError:  # whoever read our output has seen enough
             raise
@@ -218,8 +224,9 @@ class TrainingJob:
         return step % every[what] == 0
 
     def should_stop(self) -> bool:
-        """Return whether a signal came."""
-        return self._stop.is_set()
+        """Return whether a signal came, to any rank."""
+        self._stopped_by = self._stopped_by or self.ranks.last_largest(self._signals.number)
+        return bool(self._stopped_by)
 
     def save(self, progress: Progress) -> None:
         """Write a checkpoint; not again one that stands."""
@@ -234,28 +241,27 @@ class TrainingJob:
     def _write_checkpoint(self, progress: Progress, is_done: bool) -> None:
         self._add_update_ratio(progress)
         self._look(progress)
-        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+        sound = all(own_part(p).isfinite().all() for p in self.model.parameters())
+        if self.ranks.largest(not sound):
             raise self._diverged(progress.step, "the largest weight is nan")
         losses = [float(loss) for loss in progress.losses]
         plain = [loss if math.isfinite(loss) else None for loss in losses]
-        self.run.save_checkpoint(
-            progress.step,
-            self.model,
-            self.tokens.tokenizer,
-            optimizer_tensors(self.optimizer, self.model),
-            {
-                "progress": dataclasses.asdict(progress) | {"losses": plain},
-                "loss_scale": self.step.loss_scale and self.step.loss_scale.state(),
-                "spent": self.spent,
-                "config": settings.to_dict(self.config),
-                "requested": settings.to_dict(self.requested),
-                "data": self.tokens.fingerprint,
-                "runtime": self.runtime.describe(),
-                "logs": self.log.sizes(),
-                "is_done": is_done,
-            },
-            self.config.train.keep,
-        )
+        state = {
+            "progress": dataclasses.asdict(progress) | {"losses": plain},
+            "loss_scale": self.loss.loss_scale and self.loss.loss_scale.state(),
+            "spent": dict(self.spent),
+            "config": settings.to_dict(self.config),
+            "requested": settings.to_dict(self.requested),
+            "data": self.tokens.fingerprint,
+            "runtime": self.circumstances(),
+            "logs": self.log.sizes() if self.ranks.is_first else {},
+            "is_done": is_done,
+        }
+        self.saver.checkpoint(progress.step, state, self.config.train.keep)
+
+    def circumstances(self) -> dict[str, Any]:
+        """Return what equal results depend on beside the settings."""
+        return self.runtime.describe() | {"processes": self.ranks.size, "parallel": self.parallel}
 
     def evaluate(self, progress: Progress) -> None:
         """Add the held-out loss to the row, publish the best weights, and draw a sample where one is due.
@@ -268,7 +274,7 @@ class TrainingJob:
             found = self.within_memory(
                 lambda: self.likelihood(max_tokens=self.config.train.eval_tokens), self._save_halved
             )
-            if progress.step == 0 and not self.config.data.stream:
+            if progress.step == 0 and not self.config.data.stream and self.ranks.is_first:
                 progress.row["baselines"] = self.baselines()
         self.can_halve = False
         if not math.isfinite(found.loss):
@@ -281,7 +287,7 @@ class TrainingJob:
         if is_best:
             progress.best_loss, progress.best_step = found.loss, progress.step
             with self._timed("saving"):
-                self.run.publish_best(self.model, self.tokens.tokenizer)
+                self.saver.publish()
         every = self.config.train.sample_every or self.config.train.eval_every
         if progress.step % every == 0 or progress.step == self.steps:
             with self._timed("sampling"):
@@ -350,6 +356,8 @@ class TrainingJob:
 
         Where that is damaged there is none; it is said once and does not keep the run from going on.
         """
+        if not self.ranks.is_first:
+            return None
         started = time.perf_counter()
         try:
             path = write_report(self.run.path)
@@ -392,7 +400,9 @@ class TrainingJob:
             }
             progress.losses = []
 
-    def _diverged(self, step: int, what: str) -> UserError:
+    def _diverged(self, step: int, what: str) -> UserError | PeerError:
+        if not self.ranks.is_first:
+            return PeerError(2)
         rates = "optim.lr" + (" and optim.muon_lr" if self.config.optim.name == "muon" else "")
         return UserError(
             f"the run has diverged at step {step}: {what}; the checkpoints before it are whole. "
@@ -428,7 +438,13 @@ class TrainingJob:
     def _halve(self, reason: str) -> None:
         """Take half as many sequences at a time, or the next fewer that make up the batch."""
         train = self.config.train
-        size = train.micro_batch_size or train.batch_size
+        size = self.order.micro_batch_size
+        if self.ranks.size > 1:
+            raise RunError(
+                f"memory ran out with {size} sequences at a time ({reason}): begin again with a smaller "
+                f"train.micro_batch_size, such as {max(1, size // 2)}; train.parallel fsdp and train.recompute need "
+                "less memory, too"
+            )
         if not self.can_halve:
             raise RunError(
                 f"memory ran out where fewer sequences at a time would not help ({reason}): take a smaller model, or "
@@ -442,7 +458,7 @@ class TrainingJob:
         fewer = next(n for n in range(size // 2, 0, -1) if train.batch_size % n == 0)
         self.optimizer.zero_grad(set_to_none=True)
         self._ratio.forget()
-        self.step.train()  # it may have been an evaluation that broke off
+        self.loss.train()  # it may have been an evaluation that broke off
         if self.runtime.device.type == "cuda":
             torch.cuda.empty_cache()
         self.order.micro_batch_size = fewer
@@ -473,23 +489,29 @@ class TrainingJob:
         # Compiled for the shapes of an evaluation as well, it would take longer than a run of minutes saves.
         eagerly = torch.compiler.set_stance("force_eager") if train.compile == "on" else None
         with eagerly or contextlib.nullcontext():
-            return evaluate(
-                self.step,
+            found = evaluate(
+                self.loss,
                 self.tokens.val,
                 self.tokens.tokenizer,
-                batch_size=train.micro_batch_size or train.batch_size,
+                batch_size=self.order.micro_batch_size,
                 max_tokens=max_tokens,
                 separator=self.separator,
+                ranks=self.ranks,
             )
+        part_again(self.loss)
+        return found
 
     def draw(self, prompt: str | None = None) -> list[str]:
         """Return texts drawn by `config.sample`, prompt included; another prompt may be given."""
         sample = self.config.sample
         prompt = sample.prompt if prompt is None else prompt
+        model = self.saver.drawing_model()
+        if model is None:
+            return []
         # As `minigpt sample` draws it.
-        with self.step.cast.off() if self.step.cast else contextlib.nullcontext():
-            return texts(self.model, self.tokens.tokenizer, prompt, sample)
+        with self.loss.cast.off() if self.loss.cast else contextlib.nullcontext():
+            return texts(model, self.tokens.tokenizer, prompt, sample)
 
     def load_best(self) -> None:
         """Put the best weights of the run into the model."""
-        fill(self.model, read_model(self.run.path)[1], str(self.run.path))
+        self.saver.take_weights(self.run.path)

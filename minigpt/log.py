@@ -26,13 +26,15 @@ class Log:
     As a context manager it shows a live line while the block runs.
     """
 
-    def __init__(self, folder: Path | None = None, *, total_steps: int = 0) -> None:
-        """Speak for the run in `folder`; None: to the terminal only."""
+    def __init__(
+        self, folder: Path | None = None, *, total_steps: int = 0, silent: bool = False
+    ) -> None:
+        """Speak for the run in `folder`; None: to the terminal only; silent: not even there."""
         self.folder = folder
         self.total_steps, self.done = total_steps, 0
         self.trackers: list[Tracker] = []
         self._early: list[str] = []  # said before there was a folder to write it to
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, quiet=silent)
         # A terminal wraps between words, a file nowhere.
         self.console.soft_wrap = not self.console.is_terminal
         self._live: Progress | None = None
@@ -105,7 +107,7 @@ class Log:
 
     def __enter__(self) -> Self:
         """Show the live line, where the terminal can redraw one."""
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.quiet:
             columns = (
                 BarColumn(bar_width=None),
                 MofNCompleteColumn(),

@@ -23,6 +23,7 @@ from minigpt.model.families import FAMILIES, family_of
 from minigpt.model.size import parameter_count, with_vocabulary
 from minigpt.optim.schedule import WSD_DECAY
 from minigpt.place import Place
+from minigpt.ranks import ALONE, Ranks, join, restarts
 from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import pick_device, pick_newton_schulz_dtype, pick_precision, start_runtime
 from minigpt.trackers import check_trackers
@@ -31,8 +32,10 @@ from minigpt.verdict import verdict
 
 HARMLESS = (
     "train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every",
+    "train.parallel", "train.shard_size",  # how many take part may change, and how with it
     "data.source",  # a text may move: its fingerprint says whether it is the same
 )  # fmt: skip
+ALONE_THEN = {"processes": 1, "parallel": "none"}  # what older checkpoints do not say
 FEW_STEPS = 50  # that fit into the minutes of a run
 FOR_MUON_ALONE = ("optim.muon_lr", "optim.momentum", "optim.newton_schulz_dtype")
 
@@ -57,11 +60,15 @@ def train(
     Raises:
         UserError: settings, text or run directory cannot be used.
     """
-    job = prepare_run(config, out, again=again, override=override, started=started)
-    introduce(job)
-    if job.is_finished:
-        job.log.say(f"this run is finished ({job.steps} steps); --again starts over")
-    job.fit(lambda: conclude(job))
+    settings.check(config)
+    ranks = join(pick_device(config.train.device))
+    with ranks.noticing_loss():
+        job = prepare_run(config, out, again=again, override=override, started=started, ranks=ranks)
+        introduce(job)
+        if job.is_finished:
+            job.log.say(f"this run is finished ({job.steps} steps); --again starts over")
+        job.fit(lambda: conclude(job))
+        ranks.leave()
     return job.run.path
 
 
@@ -88,6 +95,7 @@ def prepare_run(
     again: bool = False,
     override: bool = False,
     started: float | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainingJob:
     """Return the job of the run in `out`, new or resumed, ready to `fit`; arguments as `train`.
 
@@ -96,40 +104,91 @@ def prepare_run(
     started = time.monotonic() if started is None else started
     settings.check(config)
     check_trackers(config)
+    config.train.sequences_at_once(ranks.size)
+    if ranks.size > 1 and config.data.source == STANDARD_INPUT:
+        raise UserError(
+            "several processes cannot all read standard input; write the text to a file first"
+        )
     run, place = RunDir(out), Place(Path(out))
-    run.check_free()
-    place.take()
+
+    def take() -> None:
+        run.check_free()
+        place.take()
+
+    ranks.first(take)
+    # torchrun starts again what has failed with the same command: then the run goes on.
+    again = again and not restarts()
     try:
-        return _job_in(run, place, config, again, override, started)
+        return _job_in(run, place, config, ranks, again, override, started)
     except BaseException:
         place.leave()
         raise
 
 
 def _job_in(
-    run: RunDir, place: Place, config: RunConfig, again: bool, override: bool, started: float
+    run: RunDir,
+    place: Place,
+    config: RunConfig,
+    ranks: Ranks,
+    again: bool,
+    override: bool,
+    started: float,
 ) -> TrainingJob:
-    log = Log(run.path)
-    run.recover()
-    checkpoint, skipped = (None, []) if again else run.newest_whole()
+    log = Log(run.path) if ranks.is_first else Log(silent=True)
+    checkpoint, skipped = (None, []) if again else ranks.first(lambda: _found_in(run))
     if checkpoint is not None:
-        return _resumed(config, run, place, log, checkpoint, skipped, override)
+        return _resumed(config, run, place, log, checkpoint, skipped, override, ranks)
+    device = pick_device(config.train.device)
+    pick_precision(config.train.dtype, device)  # refused before a text is read
+    tokens = ranks.host_first(lambda: prepare(config.data, log.say))
+    resolved = resolve(config, tokens, device, run, log, started, ranks)
+    runtime = start_runtime(resolved.train)
+    job = TrainingJob(resolved, config, tokens, runtime, run, log, place, ranks)
+
+    def begin() -> None:
+        run.make()
+        place.take()
+        run.clear()
+        run.create(resolved, tokens.facts)
+
+    ranks.first(begin)
+    _check_shared(run, ranks)
+    return job
+
+
+def _found_in(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
+    """Return what `newest_whole` finds.
+
+    Raises:
+        UserError: there was a run here, and nothing whole is left of it.
+    """
+    run.recover()
+    checkpoint, skipped = run.newest_whole()
     # The first row is written after the first checkpoint, so a run with rows once had one.
-    if not again and (skipped or run.metrics):
+    if checkpoint is None and (skipped or run.metrics):
         raise UserError(
             f"{run.path} has no whole checkpoint to go on from ({'; '.join(skipped) or 'they are gone'}); its best "
             "weights may still load; --again starts over"
         )
-    device = pick_device(config.train.device)
-    pick_precision(config.train.dtype, device)  # refused before a text is read
-    tokens = prepare(config.data, log.say)
-    resolved = resolve(config, tokens, device, run, log, started)
-    job = TrainingJob(resolved, config, tokens, start_runtime(resolved.train), run, log, place)
-    run.make()
-    place.take()
-    run.clear()
-    run.create(resolved, tokens.facts)
-    return job
+    return checkpoint, skipped
+
+
+def _check_shared(run: RunDir, ranks: Ranks) -> None:
+    """Refuse a run directory that not all hosts see, for each process writes a part of a checkpoint into it."""
+
+    if ranks.size == ranks.local_size:
+        return
+    mark = ranks.first(run.mark)
+
+    def look() -> None:
+        if not mark.is_file():
+            raise UserError(
+                f"the run directory {run.path} is not seen on the host of process {ranks.rank}; put --out on storage "
+                "that all hosts share"
+            )
+
+    ranks.together(look)
+    ranks.first(mark.unlink)
 
 
 def _resumed(
@@ -140,15 +199,17 @@ def _resumed(
     checkpoint: Checkpoint,
     skipped: list[str],
     override: bool,
+    ranks: Ranks,
 ) -> TrainingJob:
-    state = checkpoint.state()
+    _check_shared(run, ranks)
+    state = ranks.together(checkpoint.state)
     resolved = settings_to_resume(config, state, override)
     # Only what --override has opened again is decided anew.
-    resolved = _decided(resolved, pick_device(resolved.train.device), log)
+    resolved = _decided(resolved, pick_device(resolved.train.device), log, ranks)
     runtime = start_runtime(resolved.train)
     # Standard input is read once: a run that was begun from it goes on with the tokens that were kept.
     kept = find_prepared(state["data"]) if config.data.source == STANDARD_INPUT else None
-    tokens = kept or prepare(config.data, log.say)
+    tokens = kept or ranks.host_first(lambda: prepare(config.data, log.say))
     if state["data"] != tokens.fingerprint:
         raise UserError(
             f"the text of {config.data.source} has changed since {run.path} was begun; "
@@ -159,14 +220,14 @@ def _resumed(
     serious = _serious(settings.changes(before, resolved), config)
     if serious:  # it may have ended before its last step; with these settings it may not
         state["progress"].get("guard", {}).pop("ended_at", None)
-    job = TrainingJob(resolved, config, tokens, runtime, run, log, place)
+    job = TrainingJob(resolved, config, tokens, runtime, run, log, place, ranks)
     job.resume(checkpoint, state)
-    run.create(resolved, tokens.facts)
+    ranks.first(lambda: run.create(resolved, tokens.facts))
     for line in skipped:
         log.say(line)
     if _are_safely_more_steps(before, serious, job.progress.step):
         serious = {}
-    differing = _differences(state["runtime"], runtime.describe())
+    differing = _differences(ALONE_THEN | state["runtime"], job.circumstances())
     if differing:
         log.say(
             f"this is not the machine that the run was begun on ({'; '.join(differing)}): it goes on, but no "
@@ -179,7 +240,13 @@ def _resumed(
 
 
 def resolve(
-    config: RunConfig, tokens: Tokens, device: torch.device, run: RunDir, log: Log, started: float
+    config: RunConfig,
+    tokens: Tokens,
+    device: torch.device,
+    run: RunDir,
+    log: Log,
+    started: float,
+    ranks: Ranks = ALONE,
 ) -> RunConfig:
     """Return the settings with everything decided that depends on text, machine or clock."""
     model = with_vocabulary(config.model, tokens.tokenizer.vocab_size)
@@ -196,10 +263,10 @@ def resolve(
     steps = steps_asked_for(config, tokens.train)
     if steps is not None:
         config = _of_length(config, steps)
-    config = _decided(config, device, log)
+    config = _decided(config, device, log, ranks)
     if steps is None:
         runtime = start_runtime(config.train)
-        trial = TrainingJob(_of_length(config, 1), config, tokens, runtime, run, log)
+        trial = TrainingJob(_of_length(config, 1), config, tokens, runtime, run, log, ranks=ranks)
         steps = steps_in(started + config.train.minutes * 60, trial)
         # Where memory ran out, it has been halved.
         micro_batch_size = trial.config.train.micro_batch_size
@@ -222,11 +289,12 @@ def resolve(
     return resolved
 
 
-def _decided(config: RunConfig, device: torch.device, log: Log) -> RunConfig:
-    """Return the settings with every precision, and whether to compile, decided."""
+def _decided(config: RunConfig, device: torch.device, log: Log, ranks: Ranks) -> RunConfig:
+    """Return the settings with every precision, and whether to compile, decided by the first rank for all."""
     inner = pick_newton_schulz_dtype(config.optim.newton_schulz_dtype, device)
     optim = dataclasses.replace(config.optim, newton_schulz_dtype=inner)
-    return decide(dataclasses.replace(config, optim=optim), device, log.say)
+    open_still = dataclasses.replace(config, optim=optim)
+    return ranks.first(lambda: decide(open_still, device, log.say))
 
 
 def steps_asked_for(config: RunConfig, tokens: TokenSequence | None) -> int | None:
@@ -329,6 +397,8 @@ def introduce(job: TrainingJob) -> None:
     )
     per_step = config.train.batch_size * shape.block_size
     epochs = "in order" if config.data.stream else f"{job.order.epoch_at(job.steps):.1f} epochs"
+    if job.ranks.size > 1:
+        say(f"shared {_how_shared(job)}")
     say(
         f"train  {job.steps:,} steps of {config.train.batch_size} x {shape.block_size} = {per_step:,} tokens "
         f"({epochs}) on {job.runtime.device} in {config.train.dtype}, "
@@ -340,6 +410,19 @@ def introduce(job: TrainingJob) -> None:
         say(
             f"the loss of a model that knows nothing is ln {shape.vocab_size} = {math.log(shape.vocab_size):.2f}"
         )
+
+
+def _how_shared(job: TrainingJob) -> str:
+    """Return in words who does what in a step."""
+    ranks, at_once = job.ranks, job.order.micro_batch_size
+    share = len(job.order.share)
+    words = (
+        f"by {ranks.size} processes ({job.parallel}), each {share} sequences of a step: "
+        f"{share // at_once} micro-batch{'es' * (share > at_once)} of {at_once}"
+    )
+    if ranks.size > ranks.local_size:
+        words += f"; {ranks.size // ranks.local_size} hosts"
+    return words
 
 
 def _of_length(config: RunConfig, steps: int) -> RunConfig:

@@ -8,18 +8,19 @@ import contextlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Generator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from minigpt.config import RunConfig, file_layer, from_dict, to_toml
 from minigpt.errors import RunError, UserError
 from minigpt.files import FULL, flush, read_json, replace_json, replace_text, sha256_of
-from minigpt.model.transformer import GPT
-from minigpt.model.weights import read_tensors, save_tensors
+from minigpt.model.weights import INDEX, WEIGHTS, read_tensors, save_tensors
 from minigpt.tokenizer import Tokenizer
 
 WRITTEN = (
@@ -28,7 +29,16 @@ WRITTEN = (
 )  # fmt: skip
 TRACKED = ("tensorboard", "wandb")  # folders of what shows the run elsewhere
 ASIDE = ".older.tmp"  # a checkpoint, while one of the same step takes its place
-MANIFEST, STATE, OPTIMIZER = "manifest.json", "state.json", "optimizer.safetensors"
+MANIFEST, STATE = "manifest.json", "state.json"
+OPTIMIZER = "optimizer.safetensors"
+PARTS = "optimizer"  # a folder instead: each of several processes has written a part
+
+
+class Written(Protocol):
+    """What writes a Hugging Face model directory: a model, or its weights as they were at one time."""
+
+    def save_pretrained(self, folder: Path, tokenizer: Tokenizer | None = None) -> None:
+        """Write it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Checkpoint:
         return read_json(self.path / STATE)
 
     def optimizer(self) -> dict[str, Tensor]:
-        """Return the optimiser's tensors by name."""
+        """Return the optimiser's tensors by name, where one process has written them."""
         return read_tensors(self.path / OPTIMIZER)
 
     def fault(self) -> str | None:
@@ -54,7 +64,9 @@ class Checkpoint:
             }
         except (UserError, KeyError, TypeError, ValueError, AttributeError):
             return "its manifest is missing or damaged"
-        if not {STATE, OPTIMIZER, "model.safetensors"} <= files.keys():
+        weights = {WEIGHTS, INDEX} & files.keys()
+        optimizer = [name for name in files if name == OPTIMIZER or name.startswith(f"{PARTS}/")]
+        if not (weights and optimizer and STATE in files):
             return "its manifest does not name all files"
         for name, (size, sha256) in files.items():
             file = self.path / name
@@ -99,6 +111,12 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._not_made(error) from None
+
+    def mark(self) -> Path:
+        """Return a new hidden file in the folder, by which others tell whether they see the same one."""
+        path = self.path / f".{uuid.uuid4()}.tmp"
+        path.touch()
+        return path
 
     def _not_made(self, error: OSError) -> UserError | RunError:
         if error.errno in FULL:
@@ -161,25 +179,52 @@ class RunDir:
         lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
         return [row for line in lines[:-1] if (row := _row_of(line)) is not None]
 
+    def begin_checkpoint(self, step: int) -> Path:
+        """Return the hidden folder, new and empty, that `save_checkpoint` completes."""
+        hidden = self._hidden(step)
+        shutil.rmtree(hidden, ignore_errors=True)  # of a run that was killed while writing
+        hidden.mkdir(parents=True)
+        return hidden
+
     def save_checkpoint(
         self,
         step: int,
-        model: GPT,
+        model: Written,
         tokenizer: Tokenizer,
-        optimizer: dict[str, Tensor],
+        optimizer: dict[str, Tensor] | Future[Any],
         state: dict[str, Any],
         keep: int,
     ) -> Checkpoint:
-        """Write the checkpoint of a step and remove all but the last `keep`."""
+        """Write the checkpoint of a step and remove all but the last `keep`.
+
+        Args:
+            step: updates done.
+            model: writes its own directory.
+            tokenizer: of the model.
+            optimizer: its tensors; or, where several processes write them into the folder that `begin_checkpoint`
+                returned, what is done when all have.
+            state: the rest.
+            keep: how many.
+        """
         final = self.checkpoint_of(step).path
-        with self._appearing(final) as folder:
+        if isinstance(optimizer, dict):
+            self.begin_checkpoint(step)
+        with self._appearing(step, final) as folder:
             model.save_pretrained(folder, tokenizer)
-            save_tensors(optimizer, folder / OPTIMIZER)
-            flush(folder / OPTIMIZER)
+            if isinstance(optimizer, dict):
+                plain = {name: tensor.cpu().contiguous() for name, tensor in optimizer.items()}
+                save_tensors(plain, folder / OPTIMIZER)
+                flush(folder / OPTIMIZER)
+            else:
+                optimizer.result()
             replace_json(folder / STATE, state)
             files = {
-                file.name: {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-                for file in sorted(folder.iterdir())
+                str(file.relative_to(folder)): {
+                    "bytes": file.stat().st_size,
+                    "sha256": sha256_of(file),
+                }
+                for file in sorted(folder.rglob("*"))
+                if file.is_file()
             }
             replace_json(folder / MANIFEST, {"files": files})
         # Later steps are of a future that was given up: damaged, or from before a resume.
@@ -211,7 +256,7 @@ class RunDir:
             skipped.append(f"skipped the damaged checkpoint {folder.name}: {fault}")
         return None, skipped
 
-    def publish_best(self, model: GPT, tokenizer: Tokenizer) -> None:
+    def publish_best(self, model: Written, tokenizer: Tokenizer) -> None:
         """Make these weights the ones that everybody sees who loads the run."""
         model.save_pretrained(self.path, tokenizer)
 
@@ -227,17 +272,19 @@ class RunDir:
         for name in (*WRITTEN, "run.toml"):
             (self.path / name).unlink(missing_ok=True)
 
+    def _hidden(self, step: int) -> Path:
+        final = self.checkpoint_of(step).path
+        return final.with_name(f".{final.name}.tmp")
+
     def _checkpoint_folders(self) -> list[Path]:
         """The folders under final names, the newest first."""
         return sorted(self.checkpoints.glob("step-" + 8 * "[0-9]"), reverse=True)
 
     @contextlib.contextmanager
-    def _appearing(self, final: Path) -> Generator[Path]:
-        """Give a folder to write into that becomes `final` when the block ends well."""
-        hidden = final.with_name(f".{final.name}.tmp")
+    def _appearing(self, step: int, final: Path) -> Generator[Path]:
+        """Give the folder that was begun; when the block ends well it becomes `final`, and else it is removed."""
+        hidden = self._hidden(step)
         aside = final.with_name(f".{final.name}{ASIDE}")
-        shutil.rmtree(hidden, ignore_errors=True)  # of a run that was killed while writing
-        hidden.mkdir(parents=True)
         try:
             yield hidden
             flush(hidden)

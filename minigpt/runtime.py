@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from minigpt import machine
@@ -19,6 +20,8 @@ from minigpt.errors import UserError
 from minigpt.loss import TrainStep
 from minigpt.loss_scale import LossScale
 from minigpt.model.casting import Cast
+from minigpt.parallel import share
+from minigpt.ranks import Ranks
 
 DTYPES = {
     "fp32": torch.float32,
@@ -182,6 +185,37 @@ def prepare_step(step: TrainStep, runtime: Runtime, config: TrainConfig) -> Trai
     precision is low, the stream is cast once, and what follows computes in the precision of what comes in.
     """
     step.to(runtime.device)
+    _wrap(step, runtime, config)
+    if config.compile == "on":
+        step.compile(dynamic=False)
+    return step
+
+
+def share_step(
+    step: TrainStep, runtime: Runtime, config: TrainConfig, kind: str, ranks: Ranks
+) -> nn.Module:
+    """Do as `prepare_step`, and return the step as one of several processes is to call it.
+
+    A model in shards is compiled block by block, for between them they are gathered; and is never whole on the device.
+
+    Args:
+        step: a finished model with its loss.
+        runtime: where it trains, and in which precision.
+        config: the settings.
+        kind: none, ddp, fsdp or hsdp.
+        ranks: who shares the work.
+    """
+    if kind in ("none", "ddp"):
+        return share(prepare_step(step, runtime, config), kind, ranks, runtime.device, config)
+    _wrap(step, runtime, config)
+    if config.compile == "on":
+        for block in step.model.blocks:
+            block.forward = torch.compile(block.forward, dynamic=False)
+    return share(step, kind, ranks, runtime.device, config)
+
+
+def _wrap(step: TrainStep, runtime: Runtime, config: TrainConfig) -> None:
+    """Have blocks recompute what they do not keep, and the stream be in the precision of the run."""
     if config.recompute:
         for block in step.model.blocks:
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
@@ -190,16 +224,16 @@ def prepare_step(step: TrainStep, runtime: Runtime, config: TrainConfig) -> Trai
         step.model.dropout.register_forward_hook(step.cast)
     if runtime.dtype == torch.float16:
         step.loss_scale = LossScale(step)
-    if config.compile == "on":
-        step.compile(dynamic=False)
-    return step
 
 
 class StopSignals:
-    """Sets an event at the first SIGINT or SIGTERM; the second one ends the process at once."""
+    """Sets an event at the first SIGINT or SIGTERM; the second one ends the process at once.
 
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
+    Of several processes none ends before the others: torchrun passes on a signal that has reached all of them already.
+    """
+
+    def __init__(self, event: threading.Event, *, alone: bool = True) -> None:
+        self._event, self._alone = event, alone
         self._before: dict[int, Callable[..., Any] | int | None] = {}
         self.received: int | None = None
 
@@ -213,15 +247,21 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def raise_received(self) -> None:
-        """Raise what the signal would have raised by itself."""
-        if self.received == signal.SIGTERM:
-            raise SystemExit(128 + signal.SIGTERM)
-        raise KeyboardInterrupt
+    @property
+    def number(self) -> int:
+        """Return the signal that has been received, 0 for none; SIGINT where only the event is set."""
+        return (self.received or signal.SIGINT) if self._event.is_set() else 0
 
     def _receive(self, number: int, frame: object) -> None:
-        if self._event.is_set():
+        if self._event.is_set() and self._alone:
             self.__exit__()
             signal.raise_signal(number)
-        self.received = number
+        self.received = self.received or number
         self._event.set()
+
+
+def raise_signal(number: int) -> None:
+    """Raise what a signal would have raised by itself."""
+    if number == signal.SIGTERM:
+        raise SystemExit(128 + signal.SIGTERM)
+    raise KeyboardInterrupt

@@ -19,10 +19,9 @@ from minigpt.errors import UserError
 from minigpt.memory import Memory
 from minigpt.model.size import parameter_shapes
 from minigpt.optim.groups import parameter_groups
+from minigpt.parallel import COPY_BYTES, COPY_SHARE
 
 FP32 = 4  # bytes of a number
-COPY_BYTES = 16  # of a parameter: weight, gradient and two numbers of AdamW, all in fp32
-COPY_SHARE = 0.5  # of a device's memory that they may take under train.parallel = auto
 BUCKET_BYTES = 25 << 20  # of gradients that DDP sums at once, by default
 BACKWARD_SHARE = 2 / 3  # of the operations of a micro-batch
 RECOMPUTED = 4 / 3  # times the operations, where blocks are computed twice

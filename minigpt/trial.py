@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 import statistics
 import tempfile
 import time
@@ -9,7 +10,6 @@ import time
 from minigpt.config import TrainConfig
 from minigpt.fit import update
 from minigpt.job import TrainingJob
-from minigpt.optim.groups import optimizer_tensors
 from minigpt.rundir import RunDir
 from minigpt.timing import repeat, seconds_of
 
@@ -63,7 +63,8 @@ def steps_in(ends_at: float, trial: TrainingJob) -> int:
     costs = costs_of(trial)
     if not trial.config.data.stream:
         ends_at -= seconds_of(trial.baselines)  # they are counted once more at step 0
-    return costs.steps_in(ends_at - time.monotonic(), trial.config.train, len(trial.tokens.val))
+    steps = costs.steps_in(ends_at - time.monotonic(), trial.config.train, len(trial.tokens.val))
+    return trial.ranks.agreed(steps)
 
 
 def costs_of(job: TrainingJob) -> Costs:
@@ -77,12 +78,15 @@ def costs_of(job: TrainingJob) -> Costs:
     )
     job.can_halve = False
     sample = seconds_of(job.draw)
+    saver, ranks = job.saver, job.ranks
     above = next(folder for folder in job.run.path.absolute().parents if folder.exists())
-    model, tokenizer = job.model, job.tokens.tokenizer
-    with tempfile.TemporaryDirectory(prefix=".minigpt-", dir=above) as folder:
-        run, tensors = RunDir(folder), optimizer_tensors(job.optimizer, model)
-        checkpoint = seconds_of(lambda: run.save_checkpoint(0, model, tokenizer, tensors, {}, 1))
-        publishing = seconds_of(lambda: run.publish_best(model, tokenizer))
+    folder = ranks.first(lambda: tempfile.mkdtemp(prefix=".minigpt-", dir=above))
+    try:
+        saver.run = RunDir(folder)
+        checkpoint = seconds_of(lambda: (saver.checkpoint(0, {}, 1), saver.wait()))
+        publishing = seconds_of(lambda: (saver.publish(), saver.wait()))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return Costs(statistics.mean(settled), evaluation, sample, checkpoint, publishing)
 
 
@@ -91,6 +95,6 @@ def _times(job: TrainingJob) -> list[float]:
     numbers = itertools.count()
 
     def one() -> None:
-        update(job.step, job.optimizer, job.batches(next(numbers)), job.clip)
+        update(job.step, job.optimizer, job.batches(next(numbers)), job.clip, job.ranks)
 
-    return repeat(one, job.runtime.wait, seconds=TRIAL_SECONDS, at_least=3)
+    return repeat(one, job.runtime.wait, seconds=TRIAL_SECONDS, at_least=3, go_on=job.ranks.agreed)

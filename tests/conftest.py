@@ -104,9 +104,14 @@ def trained(small_text, tmp_path_factory):
 @pytest.fixture
 def small_config(small_text):
     """A run of seconds with everything in it that exactness depends on: dropout, accumulation, several epochs."""
+    return small_run(small_text)
+
+
+def small_run(text: Path, dropout: float = 0.1) -> RunConfig:
+    """Return the settings of a run of seconds on a text."""
     return RunConfig(
-        model=ModelConfig(block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1),
-        data=DataConfig(source=str(small_text), tokenizer="char"),
+        model=ModelConfig(block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=dropout),
+        data=DataConfig(source=str(text), tokenizer="char"),
         optim=OptimConfig(lr=1e-2, warmup_steps=5),
         train=TrainConfig(
             steps=24, batch_size=8, micro_batch_size=4, eval_every=8, eval_tokens=500, checkpoint_every=6, log_every=4,

@@ -11,6 +11,7 @@ from minigpt.data.batches import make_batch
 from minigpt.data.shards import TokenSequence
 from minigpt.errors import UserError
 from minigpt.loss import IGNORED, TrainStep
+from minigpt.ranks import ALONE, Ranks
 from minigpt.tokenizer import Tokenizer
 
 
@@ -66,6 +67,7 @@ def evaluate(
     max_tokens: int | None = None,
     separator: int | None = None,
     context: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Likelihood:
     """Return how well the model foretells `tokens`, in one pass over windows that do not overlap.
 
@@ -80,6 +82,7 @@ def evaluate(
         max_tokens: foretell about so many; None: all.
         separator: the id between documents that attention must not look across.
         context: positions of a window; None: the model's block_size.
+        ranks: that share the windows; all of them call this and get the same.
 
     Raises:
         UserError: fewer than two tokens.
@@ -102,14 +105,20 @@ def evaluate(
         starts = starts[np.linspace(0, len(starts) - 1, wanted).round().astype(int)]
     step.eval()
     nats, targets = 0.0, []
-    for i in range(0, len(starts), batch_size):
-        windows = [_window(tokens, start, length, prefix) for start in starts[i : i + batch_size]]
+    portions = [starts[i : i + batch_size] for i in range(0, len(starts), batch_size)]
+    # In shards nobody computes alone: who has no portion left takes the last one and does not count it.
+    for i in range(math.ceil(len(portions) / ranks.size) * ranks.size):
+        windows = [_window(tokens, s, length, prefix) for s in portions[min(i, len(portions) - 1)]]
         batch = make_batch(np.stack(windows), separator)
         batch.targets[:, : len(prefix)] = IGNORED
-        targets.append(batch.targets[batch.targets != IGNORED].numpy())
-        batch = batch.to(device)
-        nats += step(batch.ids.clamp(min=0), batch.targets, batch.documents)[0].item()
+        if i < len(portions):
+            targets.append(batch.targets[batch.targets != IGNORED].numpy())
+        if i % ranks.size == ranks.rank:
+            batch = batch.to(device)
+            found = step(batch.ids.clamp(min=0), batch.targets, batch.documents)[0].item()
+            nats += found if i < len(portions) else 0.0
     step.train(training)
+    nats = ranks.sum_number(nats)
     foretold = np.concatenate(targets)
     scale, loss = Scale(tokenizer, foretold), nats / len(foretold)
     return Likelihood(

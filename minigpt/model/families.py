@@ -374,7 +374,14 @@ def build(
 
 
 def fill(model: Model, tensors: Tensors, where: str) -> Model:
-    """Put tensors into a model, all of them and no others, and return it.
+    """Put tensors into a model, all of them and no others, and return it; errors as `check_tensors`."""
+    check_tensors(model, tensors, where)
+    model.load_state_dict(tensors)
+    return model
+
+
+def check_tensors(model: nn.Module, tensors: Tensors, where: str) -> None:
+    """Refuse tensors that are not those of a model.
 
     Raises:
         UserError: tensors that are missing, have no place in the model, another shape, or are no finite floating-point
@@ -403,8 +410,6 @@ def fill(model: Model, tensors: Tensors, where: str) -> Model:
         ],
         where,
     )
-    model.load_state_dict(tensors)
-    return model
 
 
 def _other_shape(name: str, tensor: Tensor, wanted: tuple[int, ...]) -> str:

@@ -6,9 +6,11 @@
 The index of shards comes last, and shards written later get new names: a reader sees the old weights or the new ones.
 """
 
+import contextlib
 import errno
 import os
 import re
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +94,23 @@ def read_tensors(path: Path) -> Tensors:
     Raises:
         UserError: the file is missing, cut short or damaged.
     """
+    with reading(path):
+        return safetensors.torch.load_file(path)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Generator[None]:
+    """Open a safetensors file in the block.
+
+    Raises:
+        UserError: the file is missing, cut short or damaged.
+    """
     name = plain(path.name)
     if not _is_file(path):
         raise UserError(f"{name} is missing")
     try:
         with path.open("rb"):  # the library calls a file missing that may not be read
-            return safetensors.torch.load_file(path)
+            yield
     except PermissionError:
         raise UserError(f"{name} may not be read; change its permissions") from None
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from minigpt.config import OptimConfig
 from minigpt.optim.muon import Muon
+from minigpt.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,18 @@ def parameter_groups(shapes: Mapping[str, Sequence[int]], config: OptimConfig) -
     return [group for group in groups if group.names]
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, config: OptimConfig, ranks: Ranks = ALONE
+) -> torch.optim.Optimizer:
     """Return the optimiser over the groups of the parameters that require a gradient.
 
     It is fused AdamW (Loshchilov and Hutter, 2019), or Muon with that for the rest. A group's `lr_scale` says how many
     times as high as `config.lr` its learning rate is at any time.
 
     Args:
-        model: on its device.
+        model: on its device, sharded if it is to be.
         config: the settings as resolved; where newton_schulz_dtype is still auto, the products are in fp32.
+        ranks: who trains it together.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups = [
@@ -77,13 +81,13 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     if config.name == "adamw":
         return torch.optim.AdamW(groups, config.lr, betas, fused=True)
     dtype = torch.bfloat16 if config.newton_schulz_dtype == "bf16" else torch.float32
-    return Muon(groups, config.lr, momentum=config.momentum, dtype=dtype, betas=betas)
+    return Muon(groups, config.lr, momentum=config.momentum, dtype=dtype, betas=betas, ranks=ranks)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """Return {"parameter/key": tensor} of everything that the optimiser remembers."""
+    """Return {"parameter/key": tensor} of everything that the optimiser remembers, as it is."""
     return {
-        f"{name}/{key}": tensor.detach().cpu().contiguous()
+        f"{name}/{key}": tensor.detach()
         for name, parameter in model.named_parameters()
         for key, tensor in optimizer.state.get(parameter, {}).items()
     }

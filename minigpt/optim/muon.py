@@ -1,7 +1,8 @@
 """Gradients of matrices in, orthogonal updates of them out: Muon (Jordan et al., 2024); the rest is left to AdamW.
 
 The mean gradient of a matrix is mostly a few strong directions. Muon keeps all its directions and makes them equally
-strong: of U S V^T it takes U V^T, found with products alone (Newton-Schulz), which is what accelerators do best.
+strong: of U S V^T it takes U V^T, found with products alone (Newton-Schulz), which is what accelerators do best. Of
+several processes each does so with its share of the matrices; all else is done where the numbers lie.
 """
 
 import math
@@ -12,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
+
+from minigpt.optim.owners import share_out
+from minigpt.ranks import ALONE, Ranks, own_part
 
 # Of the polynomial a s + b s^3 + c s^5 that takes singular values in (0, 1] to about 1 when it is applied again and
 # again; steep at 0 rather than exact at 1: Jordan et al. (2024), "Muon", the section on tuning the coefficients.
@@ -69,14 +73,26 @@ def momentum_at(update: Tensor, momentum: float, warmup_steps: int) -> Tensor:
 
 
 def _stacked(states: list[dict[str, Tensor]]) -> Tensor:
-    """Return the mean gradients as one tensor that they are views of: made so when they are not yet."""
-    base = states[0]["momentum_buffer"]._base
-    buffers = [state["momentum_buffer"] for state in states]
+    """Return the mean gradients, own parts, as one tensor that they are views of: made so when they are not yet."""
+    buffers = [own_part(state["momentum_buffer"]) for state in states]
+    base = buffers[0]._base
     if base is None or len(base) != len(states) or any(b._base is not base for b in buffers):
         base = torch.stack(buffers)
         for state, buffer in zip(states, base, strict=True):
-            state["momentum_buffer"] = buffer
+            state["momentum_buffer"] = _in_place_of(state["momentum_buffer"], buffer)
     return base
+
+
+def _in_place_of(whole: Tensor, part: Tensor) -> Tensor:
+    """Return a tensor that is spread as `whole` is, with this part of it here."""
+    if own_part(whole) is whole:
+        return part
+    from torch.distributed.tensor import DTensor  # takes half a second
+
+    assert isinstance(whole, DTensor)
+    return DTensor.from_local(
+        part, whole.device_mesh, whole.placements, shape=whole.shape, stride=whole.stride()
+    )
 
 
 class Muon(torch.optim.Optimizer):
@@ -93,6 +109,7 @@ class Muon(torch.optim.Optimizer):
         scale: str = "rms",
         dtype: torch.dtype = torch.float32,
         betas: tuple[float, float] = (0.9, 0.99),
+        ranks: Ranks = ALONE,
     ) -> None:
         """Take the groups over.
 
@@ -105,11 +122,13 @@ class Muon(torch.optim.Optimizer):
             scale: of the update, "rms" or "spectral".
             dtype: of the products of Newton-Schulz.
             betas: AdamW's.
+            ranks: who trains these weights together.
         """
         super().__init__(
             groups, {"lr": lr, "weight_decay": 0.0, "momentum": momentum, "nesterov": nesterov, "betas": betas}
         )  # fmt: skip
         self.momentum_warmup_steps, self.scale, self.dtype = momentum_warmup_steps, scale, dtype
+        self.shards, self.copies = ranks.shards, ranks.copies
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # ty: ignore[incompatible-method-override]
@@ -127,14 +146,22 @@ class Muon(torch.optim.Optimizer):
 
     def _muon(self, group: dict[str, Any], gradients: dict[Tensor, Tensor]) -> None:
         """Update matrices of one shape: momentum, Newton-Schulz, decoupled decay (Liu et al., 2025, section 2.2)."""
-        matrices = list(gradients)
-        updates = orthogonalize(self._directions(group, gradients), self.dtype)
+        rows, columns = next(iter(gradients)).shape
+        # Newton-Schulz takes and returns the dtype of its products: nothing is lost when they travel in it.
+        updates = share_out(
+            self._directions(group, gradients).to(self.dtype),
+            rows,
+            lambda whole: orthogonalize(whole, self.dtype),
+            self.shards,
+            self.copies,
+        )
+        matrices = [own_part(matrix) for matrix in gradients]
         torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-        rate = group["lr"] * update_scale(*matrices[0].shape, self.scale)
+        rate = group["lr"] * update_scale(rows, columns, self.scale)
         torch._foreach_add_(matrices, list(updates.to(matrices[0].dtype)), alpha=-rate)
 
     def _directions(self, group: dict[str, Any], gradients: dict[Tensor, Tensor]) -> Tensor:
-        """Return the mean gradients, stacked (N, rows, columns); with Nesterov's, the newest one weighs once more."""
+        """Return the mean gradients, stacked (N, own rows, columns); Nesterov's let the newest one weigh once more."""
         for matrix in gradients:
             if not self.state[matrix]:
                 # The count is a tensor beside the matrix, so that no step waits for the device.
@@ -148,7 +175,7 @@ class Muon(torch.optim.Optimizer):
         momentum = momentum_at(
             torch.stack(steps), group["momentum"], self.momentum_warmup_steps
         ).view(-1, 1, 1)
-        newest = torch.stack(list(gradients.values()))
+        newest = torch.stack([own_part(gradient) for gradient in gradients.values()])
         means = _stacked(states).lerp_(newest, 1 - momentum)
         return newest.lerp_(means, momentum) if group["nesterov"] else means
 
@@ -163,10 +190,10 @@ class Muon(torch.optim.Optimizer):
                 }
         states = [self.state[parameter] for parameter in gradients]
         adamw(
-            list(gradients),
-            list(gradients.values()),
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
+            [own_part(parameter) for parameter in gradients],
+            [own_part(gradient) for gradient in gradients.values()],
+            [own_part(state["exp_avg"]) for state in states],
+            [own_part(state["exp_avg_sq"]) for state in states],
             [],  # of AMSGrad
             [state["step"] for state in states],
             fused=True,

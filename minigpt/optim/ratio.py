@@ -7,17 +7,20 @@ that tears them apart, far less is one that leaves them standing.
 import torch
 from torch import Tensor, nn
 
+from minigpt.ranks import ALONE, Ranks, own_part
+
 
 class UpdateRatio:
     """Compares the matrices of each block with what they were at `remember`."""
 
-    def __init__(self, blocks: nn.ModuleList) -> None:
+    def __init__(self, blocks: nn.ModuleList, ranks: Ranks = ALONE) -> None:
         self._blocks = blocks
+        self._ranks = ranks
         self._before: list[list[Tensor]] | None = None
 
     def remember(self) -> None:
-        """Keep a copy of the matrices, until `measure`."""
-        self._before = [[p.detach().clone() for p in _matrices(block)] for block in self._blocks]
+        """Keep a copy of the matrices, of what this rank holds of them, until `measure`."""
+        self._before = [[part.clone() for part in _matrices(block)] for block in self._blocks]
 
     def forget(self) -> None:
         """Drop what is remembered: the update did not come."""
@@ -32,23 +35,28 @@ class UpdateRatio:
         """
         if self._before is None:
             return None
-        ratios = []
+        device = next(self._blocks.parameters()).device
+        sizes, changes = [], []
         for block, before in zip(self._blocks, self._before, strict=True):
-            size = _norm(before)
+            sizes.append(_norm(before, device))
             for old, new in zip(before, _matrices(block), strict=True):
                 old.sub_(new)
-            ratios.append(_norm(before) / size.clamp(min=1e-30))
+            changes.append(_norm(before, device))
         self.forget()
-        found = torch.stack(ratios)
+        norms = torch.stack(sizes + changes)
+        if self._ranks.shards is not None:
+            norms = self._ranks.sum_shards(norms.square()).sqrt()
+        size, change = norms.chunk(2)
+        found = change / size.clamp(min=1e-30)
         return [float(f"{r:.4g}") for r in found.tolist()] if found.isfinite().all() else None
 
 
 def _matrices(block: nn.Module) -> list[Tensor]:
-    return [p for p in block.parameters() if p.requires_grad and p.dim() >= 2]
+    return [own_part(p.detach()) for p in block.parameters() if p.requires_grad and p.dim() >= 2]
 
 
-def _norm(tensors: list[Tensor]) -> Tensor:
+def _norm(tensors: list[Tensor], device: torch.device) -> Tensor:
     """Return the norm of all numbers together, a tensor on their device: nobody waits for it yet."""
     if not tensors:
-        return torch.zeros(())
+        return torch.zeros((), device=device)
     return torch.stack([torch.linalg.vector_norm(t, dtype=torch.float32) for t in tensors]).norm()

@@ -1,0 +1,168 @@
+"""A model and its optimiser, whole or in shards, in; files of the run directory out, and back.
+
+Where it helps, files are written while training goes on: the numbers are copied to host memory first. Several
+processes write what the optimiser remembers each in part; the weights are gathered by the first, so that what it writes
+is a model directory like any other.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minigpt.background import Background
+from minigpt.errors import UserError
+from minigpt.model.families import build, check_tensors, read_model, write_model
+from minigpt.model.transformer import GPT
+from minigpt.optim.groups import optimizer_tensors, restore_optimizer
+from minigpt.ranks import Ranks, own_part
+from minigpt.rundir import PARTS, Checkpoint, RunDir
+from minigpt.tokenizer import Tokenizer
+from minigpt.whole import part_of, spread, whole
+
+
+class Snapshot:
+    """Weights as they were at one time, in host memory; on all ranks but the first there are none."""
+
+    def __init__(self, model: GPT, ranks: Ranks) -> None:
+        """Gather the weights of a model; every rank does."""
+        self.config, self.tensors = model.config, whole(model.state_dict(keep_vars=True), ranks)
+
+    def save_pretrained(self, folder: Path, tokenizer: Tokenizer | None = None) -> None:
+        """Write a Hugging Face model directory, as the model itself does."""
+        write_model(folder, self.config, self.tensors, tokenizer)
+
+    def model(self) -> GPT:
+        """Return a model with these weights."""
+        return build(GPT, self.config, self.tensors, "the model")
+
+
+class Saver:
+    """Writes the checkpoints and the best weights of one run, and reads them again; every rank calls all of it."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        model: GPT,
+        optimizer: torch.optim.Optimizer,
+        tokenizer: Tokenizer,
+        ranks: Ranks,
+    ) -> None:
+        self.run, self.model, self.optimizer, self.tokenizer = run, model, optimizer, tokenizer
+        self.ranks = ranks
+        # Alone on a CPU, it would take the cores and the memory of what goes on.
+        on_cpu = model.head.weight.device.type == "cpu"
+        self._background = Background(at_once=ranks.size == 1 and on_cpu)
+
+    def wait(self) -> None:
+        """Return when all that was begun is written.
+
+        Raises:
+            OSError: it cannot be written; PeerError where that is so on another rank.
+        """
+        self.ranks.together(self._background.wait)
+
+    def checkpoint(self, step: int, state: dict[str, Any], keep: int) -> None:
+        """Write the checkpoint of a step and remove all but the last `keep`; see `RunDir.save_checkpoint`."""
+        self.wait()
+        model, run = self._snapshot(), self.run
+        tensors = optimizer_tensors(self.optimizer, self.model)
+        if self.ranks.size == 1:
+            if not self._background.at_once:
+                tensors = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+            self._background.do(
+                lambda: run.save_checkpoint(step, model, self.tokenizer, tensors, state, keep)
+            )
+            return
+        from minigpt.parts import save_parts  # takes half a second
+
+        folder = self.ranks.first(lambda: run.begin_checkpoint(step))
+        parts = save_parts(tensors, folder / PARTS, self.ranks.files)
+        if self.ranks.is_first:
+            self._background.do(
+                lambda: run.save_checkpoint(step, model, self.tokenizer, parts, state, keep)
+            )
+        else:
+            self._background.do(parts.result)
+
+    def publish(self) -> None:
+        """Make the weights as they are now the ones that everybody sees who loads the run."""
+        self.wait()
+        model = self._snapshot()
+        if self.ranks.is_first:
+            self._background.do(lambda: self.run.publish_best(model, self.tokenizer))
+
+    def drawing_model(self) -> GPT | None:
+        """Return a model to draw text with, on the first rank; it may be a copy."""
+        if self.ranks.shards is None:
+            return self.model if self.ranks.is_first else None
+        snapshot = Snapshot(self.model, self.ranks)
+        return snapshot.model().to(self.model.head.weight.device) if self.ranks.is_first else None
+
+    def take_weights(self, folder: Path) -> None:
+        """Put the weights of a model directory into the model.
+
+        Raises:
+            UserError: they cannot be read, or are of another model.
+        """
+        tensors = self.ranks.together(lambda: self._read(folder) if self.ranks.is_first else {})
+        spread(tensors, self.model, self.ranks)
+
+    def take(self, checkpoint: Checkpoint) -> None:
+        """Take up weights and optimiser as a checkpoint has them, whoever wrote it."""
+        self.take_weights(checkpoint.path)
+        folder = checkpoint.path / PARTS
+        parameters = dict(self.model.named_parameters())
+        if folder.is_dir():
+            from minigpt.parts import described_parts, read_parts
+
+            tensors = {
+                name: _room(parameters[name.rpartition("/")[0]], shape, dtype)
+                for name, (shape, dtype) in described_parts(folder).items()
+            }
+            self.ranks.together(lambda: read_parts(folder, tensors))
+        else:
+            tensors = {}
+            for name, tensor in checkpoint.optimizer().items():
+                parameter = parameters[name.rpartition("/")[0]]
+                room = tensors[name] = _room(parameter, tensor.shape, tensor.dtype)
+                own_part(room).copy_(part_of(tensor, room))
+        restore_optimizer(self.optimizer, self.model, tensors)
+
+    def mend_best(self, best_step: int) -> tuple[str, bool]:
+        """Publish the best weights again where they cannot be read; for the first rank alone.
+
+        They are in a checkpoint if one of their step is kept; else the next ones that are evaluated take their place.
+
+        Returns:
+            What to say of it, empty where nothing was wrong; and whether they are there.
+        """
+        try:
+            self._read(self.run.path)
+        except UserError as error:
+            kept = self.run.checkpoint_of(best_step)
+            if kept.fault() is not None:
+                return (
+                    f"the best weights are lost, and the next ones take their place: {error}",
+                    False,
+                )
+            model = build(GPT, self.model.config, self._read(kept.path), str(kept.path))
+            self.run.publish_best(model, self.tokenizer)
+            return f"the best weights are taken from {kept.path.name}: {error}", True
+        return "", True
+
+    def _read(self, folder: Path) -> dict[str, Tensor]:
+        tensors = read_model(folder)[1]
+        check_tensors(self.model, tensors, str(folder))
+        return tensors
+
+    def _snapshot(self) -> Snapshot | GPT:
+        return self.model if self._background.at_once else Snapshot(self.model, self.ranks)
+
+
+def _room(parameter: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Return room for what an optimiser remembers of a parameter: in parts as that is, where it has its shape."""
+    if shape == parameter.shape:
+        return torch.empty_like(parameter.detach(), dtype=dtype)
+    return torch.empty(shape, dtype=dtype, device=parameter.device)

@@ -1,0 +1,55 @@
+"""Tensors of which each process holds a part in, whole ones in the memory of the first process out; and back."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from minigpt.ranks import Ranks, own_part
+
+
+def whole(tensors: dict[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
+    """Return the full tensors in host memory on the first rank, {} on the others; all of them call it.
+
+    They are put together one after another, so that a device holds one at a time. Names of one tensor get one tensor.
+    """
+    done: dict[int, Tensor] = {}
+    for tensor in tensors.values():
+        if id(tensor) not in done:
+            full = tensor.detach()
+            if hasattr(full, "full_tensor"):
+                full = full.full_tensor()  # ty: ignore[not-callable]
+            # An empty one keeps the place of what the others do not need.
+            done[id(tensor)] = full.to("cpu", copy=True) if ranks.is_first else full.new_empty(0)
+    return {name: done[id(tensor)] for name, tensor in tensors.items()} if ranks.is_first else {}
+
+
+def spread(tensors: dict[str, Tensor], into: nn.Module, ranks: Ranks) -> None:
+    """Give a module, whose parameters may be in parts, the values of the first rank's tensors; all ranks call it.
+
+    Args:
+        tensors: whole, by name; a parameter of two names may be under either. Those of other ranks are not looked at.
+        into: the module, which keeps its tensors.
+        ranks: who takes part.
+    """
+    names: dict[Tensor, list[str]] = {}
+    for name, tensor in into.state_dict(keep_vars=True).items():
+        names.setdefault(tensor, []).append(name)
+    for tensor, known in names.items():
+        part = own_part(tensor.detach())
+        if ranks.is_first:
+            value = next(tensors[name] for name in known if name in tensors)
+            full = value.to(part.device, part.dtype).contiguous()
+        else:
+            full = torch.empty(tensor.shape, dtype=part.dtype, device=part.device)
+        if ranks.size > 1:
+            dist.broadcast(full, src=0)
+        part.copy_(part_of(full, tensor))
+
+
+def part_of(full: Tensor, like: Tensor) -> Tensor:
+    """Return of a whole tensor the part that this process holds of another of the same shape."""
+    if hasattr(like, "__create_chunk_list__"):
+        (place,) = like.__create_chunk_list__()  # ty: ignore[not-callable]
+        for dim, (start, size) in enumerate(zip(place.offsets, place.sizes, strict=True)):
+            full = full.narrow(dim, start, size)
+    return full
