@@ -155,7 +155,10 @@ def test_what_a_process_holds_is_what_was_planned(tmp_path, world):
         sent = communication(config, layout, precision == "bf16", micro_batches, None)
         given = Counter(ranks[0][number]["given"])
         of_a_part, between = (shards - 1) / shards, (world // shards - 1) / (world // shards)
-        assert sent["gather_bytes"] == of_a_part * given["allgather_base"], shown
+        # Muon's updates are gathered between copies, weights between shards.
+        gathered = sent["gather_bytes"] / (of_a_part or 1) + sent["updates_bytes"] / (between or 1)
+        assert gathered == given["allgather_base"], shown
+        assert sent["exchange_bytes"] == of_a_part * given["alltoall_base"], shown
         assert sent["scatter_bytes"] == of_a_part * given["reduce_scatter_base"], shown
         # Losses and norms are summed as well.
         assert 0 <= 2 * between * given["allreduce"] - sent["all_reduce_bytes"] < 2 * SCALARS, shown
