@@ -15,8 +15,8 @@ ORDER = [
     ["errors", "machine", "timing"], ["extras", "files", "ranks"], ["config", "progress"], ["download"],
     ["tokenizer"], ["data"], ["model"], ["loss_scale"], ["loss", "optim"], ["parts", "whole", "parallel"], ["runtime"],
     ["decisions"], ["background", "rundir", "place", "trackers", "verdict"], ["saving", "resuming"], ["log"],
-    ["drawing", "page"], ["curves"], ["report"], ["sampling"],
-    ["inference"], ["interop"], ["evaluate"], ["guard"], ["fit"], ["rehearsal"], ["memory"], ["job"], ["trial"],
+    ["drawing", "page"], ["curves"], ["report"], ["sampling"], ["inference"], ["interop"], ["evaluate"], ["guard"],
+    ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["job"], ["trial"],
     ["speed"], ["pretrain"], ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["plan_text"], ["cli"],
     ["__main__"],
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from minigpt.cli.settings import (
     FILES,
     MINUTES,
     NO_OPTIONS,
+    PARALLEL,
     PRESET,
     out_of,
     settings_of,
@@ -105,7 +106,9 @@ def plan(
     data: DATA = None,
     minutes: MINUTES = None,
     device: DEVICE = None,
+    parallel: PARALLEL = None,
     processes: int = 1,
+    gpus_per_host: int = 8,
     trial: bool = True,
     as_json: JSON = False,
     options: Annotated[Any, Parameter(name="*")] = NO_OPTIONS,
@@ -117,16 +120,21 @@ def plan(
     Parameters
     ----------
     processes
-        How many share the sequences of each step.
+        How many share the sequences of each step: one for each GPU, unless --device says cpu.
+    gpus_per_host
+        How many of them run on each host of a cluster.
     trial
         Try some steps on random tokens, for about five seconds, to know the time of the run.
     """
-    short = {"data.source": data, "train.minutes": minutes, "train.device": device}
+    short = {
+        "data.source": data, "train.minutes": minutes, "train.device": device, "train.parallel": parallel,
+    }  # fmt: skip
     settings = settings_of(preset, files, options, short)
     from minigpt.needs import needs
     from minigpt.plan import plan
     from minigpt.plan_text import as_text
 
-    facts = needs(settings, plan(settings, processes=processes), trial=trial)
+    facts = plan(settings, processes=processes)
+    facts = needs(settings, facts, trial=trial, gpus_per_host=gpus_per_host)
     show(as_text(facts))
     finish(as_json, facts)
