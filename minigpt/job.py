@@ -25,7 +25,7 @@ from minigpt.guard import IN_A_ROW, Guard, Skipped
 from minigpt.inference.text import texts
 from minigpt.log import Log
 from minigpt.loss import TrainStep
-from minigpt.model.size import parameter_count
+from minigpt.model.size import parameter_count, training_flops_per_token
 from minigpt.model.transformer import GPT
 from minigpt.optim.groups import make_optimizer
 from minigpt.optim.ratio import UpdateRatio
@@ -331,6 +331,9 @@ class TrainingJob:
             tokens, seconds = progress.logged
             speed = (progress.tokens - tokens) / max(1e-9, progress.seconds - seconds)
             row["tokens_per_second"] = round(speed)
+            if (peak := self.runtime.peak_flops()) is not None:
+                flops = speed * training_flops_per_token(self.config.model)
+                row["mfu"] = round(flops / (peak * self.ranks.size), 4)
             progress.logged = (progress.tokens, progress.seconds)
         self.log.row(row, self._drawn)
         progress.row, self._drawn = {}, []

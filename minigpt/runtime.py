@@ -72,6 +72,12 @@ class Runtime:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
 
+    def peak_flops(self) -> float | None:
+        """Return the most operations a second that the device's maker tells of in this precision; None: not known."""
+        if self.device.type != "cuda":
+            return None
+        return machine.peak_flops(torch.cuda.get_device_name(self.device), self.precision)
+
     def peak_memory_bytes(self) -> int:
         """Return the most memory that the process (on a GPU: its tensors) has held."""
         if self.device.type == "cuda":

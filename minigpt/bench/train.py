@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from minigpt import machine
 from minigpt.bench.rows import Row, row
 from minigpt.config import RunConfig, from_dict, to_dict
 from minigpt.data.batches import Batch
@@ -186,14 +185,8 @@ def _measure(step: Callable[[], Any], runtime: Runtime, seconds: float) -> Measu
         statistics.median(times),
         runtime.peak_memory_bytes(),
         flops_per_second(runtime),
-        _peak_flops(runtime),
+        runtime.peak_flops(),
     )
-
-
-def _peak_flops(runtime: Runtime) -> float | None:
-    if runtime.device.type != "cuda":
-        return None
-    return machine.peak_flops(torch.cuda.get_device_name(runtime.device), runtime.precision)
 
 
 def _in_a_process(

@@ -53,6 +53,7 @@ def train(
     out: Path | None = None,
     minutes: MINUTES = None,
     device: DEVICE = None,
+    parallel: PARALLEL = None,
     override: FLAG = False,
     again: FLAG = False,
     overfit: FLAG = False,
@@ -74,7 +75,9 @@ def train(
     overfit
         Only see whether the model can learn one small batch by heart; exit status 1 where it cannot. No run is made.
     """
-    short = {"data.source": data, "train.minutes": minutes, "train.device": device}
+    short = {
+        "data.source": data, "train.minutes": minutes, "train.device": device, "train.parallel": parallel,
+    }  # fmt: skip
     settings = settings_of(preset, files, options, short)
     if overfit:
         learn_by_heart(settings, as_json)
