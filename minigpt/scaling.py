@@ -326,7 +326,9 @@ def communication(
         for name in group.names
     )
     kinds = len({tuple(shape) for shape in block_shapes.values() if len(shape) == 2})
-    muon = size * matrices / layout.shards
+    # They travel in the precision of Newton-Schulz's products.
+    named = {"bf16": 2, "fp32": FP32}.get(config.optim.newton_schulz_dtype, size)
+    muon = named * matrices / layout.shards
     parts = {
         # Each block for the forward and for the backward pass, the rest once; in each micro-batch.
         "gather": (within, micro_batches * within.sent(size * (2 * layers * block + rest)),

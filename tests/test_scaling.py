@@ -119,7 +119,7 @@ CASES = [
         {},
         {"train": {"micro_batch_size": 2}},
         {"train": {"recompute": True}},
-        {"optim": {"name": "muon"}},
+        {"optim": {"name": "muon", "newton_schulz_dtype": precision}},
         {"model": {"tie_embeddings": False, "vocab_size": 1500, "position": "learned", "bias": True}},
     )
 ]  # fmt: skip
