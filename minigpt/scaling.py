@@ -456,6 +456,7 @@ def scale(
         compute = flops / (rates.flops * rates.flops_share) if on_gpus else None
     tensors = sum(group["tensors"] for group in facts["groups"])
     weights = facts["weights_bytes_fp32"]
+    start = _start_bytes(config, weights, layout)
     return {
         **dataclasses.asdict(layout),
         "copies": layout.copies,
@@ -463,21 +464,29 @@ def scale(
         "micro_batches": micro_batches,
         "memory": held,
         "device_bytes": round(rates.device_bytes) if on_gpus else None,
-        "host_start_bytes": weights * layout.per_host,
+        "host_start_bytes": start,
         "communication": sent,
         "compute_from": how if compute is not None else None,
         "time": compute and step_time(compute, sent, micro_batches, facts["tokens_per_step"]),
         "checkpoint": checkpoint(weights, memory.optimizer_bytes, tensors, layout, links),
         "rates": dataclasses.asdict(rates) if on_gpus else None,
-        "warnings": _warnings(layout, held, sent, weights, compute, rates if on_gpus else None),
+        "warnings": _warnings(layout, held, sent, start, compute, rates if on_gpus else None),
     }
+
+
+def _start_bytes(config: RunConfig, weights: int, layout: Layout) -> int:
+    """Return what the processes of a host hold in its memory before they train: each its part, and a tensor to draw."""
+    own = weights // layout.shards
+    if layout.shards > 1:
+        own += 4 * max(math.prod(size) for size in parameter_shapes(config.model).values())
+    return own * layout.per_host
 
 
 def _warnings(
     layout: Layout,
     held: Mapping[str, int],
     sent: Mapping[str, Any],
-    weights: int,
+    start: int,
     compute: float | None,
     rates: Rates | None,
 ) -> list[str]:
@@ -491,10 +500,10 @@ def _warnings(
             f"a process holds {held['peak_bytes'] / 1e9:,.1f} GB at its peak, and a GPU has "
             f"{rates.device_bytes / 1e9:,.0f} GB: take {others}train.recompute or a smaller train.micro-batch-size"
         )
-    if weights * layout.per_host > rates.host_bytes:
+    if start > rates.host_bytes:
         found.append(
-            f"each process first makes all weights in its host's memory, {weights * layout.per_host / 1e9:,.0f} GB on "
-            f"each host, which has {rates.host_bytes / 1e9:,.0f} GB: fewer --gpus-per-host have room"
+            f"the processes of a host first make weights in its memory, {start / 1e9:,.0f} GB together, and it has "
+            f"{rates.host_bytes / 1e9:,.0f} GB: fewer --gpus-per-host have room"
         )
     if compute is not None and sent["seconds"] > compute:
         found.append(
