@@ -62,12 +62,13 @@ def train(
     """
     settings.check(config)
     ranks = join(pick_device(config.train.device))
-    with ranks.noticing_loss():
+    with ranks.noticing_loss(), ranks.noting_signals():
         job = prepare_run(config, out, again=again, override=override, started=started, ranks=ranks)
         introduce(job)
         if job.is_finished:
             job.log.say(f"this run is finished ({job.steps} steps); --again starts over")
         job.fit(lambda: conclude(job))
+        ranks.together(lambda: None)
         ranks.leave()
     return job.run.path
 
