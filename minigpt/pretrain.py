@@ -23,7 +23,7 @@ from minigpt.model.families import FAMILIES, family_of
 from minigpt.model.size import parameter_count, with_vocabulary
 from minigpt.optim.schedule import WSD_DECAY
 from minigpt.place import Place
-from minigpt.ranks import ALONE, Ranks, join, restarts
+from minigpt.ranks import ALONE, Ranks, join, launch, restarts
 from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import pick_device, pick_newton_schulz_dtype, pick_precision, start_runtime
 from minigpt.trackers import check_trackers
@@ -115,11 +115,14 @@ def prepare_run(
     def take() -> None:
         run.check_free()
         place.take()
+        if again and not restarts():
+            run.sign("")
 
     ranks.first(take)
-    # torchrun starts again what has failed with the same command: then the run goes on.
-    again = again and not restarts()
     try:
+        # torchrun starts again what has failed with the same command: what that has begun goes on.
+        if again and restarts():
+            again = ranks.first(lambda: not run.is_signed(launch()))
         return _job_in(run, place, config, ranks, again, override, started)
     except BaseException:
         place.leave()
@@ -151,6 +154,8 @@ def _job_in(
         place.take()
         run.clear()
         run.create(resolved, tokens.facts)
+        if again:
+            run.sign(launch())
 
     ranks.first(begin)
     _check_shared(run, ranks)

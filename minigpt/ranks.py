@@ -11,7 +11,6 @@ import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
@@ -58,7 +57,7 @@ class Ranks:
         self.noted = 0
         self._may_break_off = False
         self._watch: threading.Thread | None = None
-        self._is_leaving = False
+        self._leaving = threading.Event()
 
     @property
     def is_first(self) -> bool:
@@ -220,9 +219,9 @@ class Ranks:
             neighbour = (self.rank + 1) % self.size
             dist.recv(torch.zeros(1), neighbour, group=self._decisions, tag=FAREWELL)
         except RuntimeError as error:
-            time.sleep(NOTICE_SECONDS)
-            if not self._is_leaving:
-                sys.stderr.write(f"minigpt: rank {self.rank}: {self._lost(error)}\n")
+            if not self._leaving.wait(NOTICE_SECONDS):
+                who = "" if self.is_first else f"rank {self.rank}: "
+                sys.stderr.write(f"minigpt: {who}{self._lost(error)}\n")
                 sys.stderr.flush()
                 os._exit(1)
 
@@ -238,7 +237,7 @@ class Ranks:
         """Part from the others, who do the same."""
         if self.size == 1:
             return
-        self._is_leaving = True
+        self._leaving.set()
         if self._watch is not None:
             with contextlib.suppress(RuntimeError):  # who is gone needs no farewell
                 before = (self.rank - 1) % self.size
@@ -260,6 +259,14 @@ def raise_signal(number: int) -> None:
 def restarts() -> int:
     """Return how often torchrun has started this run again after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def launch() -> str:
+    """Return what tells this call of torchrun from any other, the same after a restart; empty where there was none."""
+    if "TORCHELASTIC_RESTART_COUNT" not in os.environ:
+        return ""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return f"process {os.getppid()}" if name == "none" else name
 
 
 def join(device: torch.device) -> Ranks:
