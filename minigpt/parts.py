@@ -225,7 +225,8 @@ class _Writer(dcp.HuggingFaceStorageWriter):
         """Write this process's file, an empty one where it has nothing."""
         pieces = {item.index.fqn: self.copies[item.index.fqn] for item in plan.items}
         begins = {item.index.fqn: {"saved_offsets": item.index.offset} for item in plan.items}
-        metadata = {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(begins)}
+        # Nothing more: safetensors writes several in any order, and a run has equal files each time.
+        metadata = {"DCP_SHARDING_INFO": json.dumps(begins)}
         save_tensors(pieces, self.folder / plan.storage_data, metadata)
         flush(self.folder / plan.storage_data)
         flush(self.folder)
