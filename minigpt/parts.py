@@ -36,7 +36,7 @@ def save_parts(
 ) -> Future[None]:
     """Copy tensors and begin to store them: they may change when this returns, and are stored when the future is done.
 
-    All processes of the group call it, with the same names in the same order, and not before the last one is done.
+    All processes of the group call it, with the same names, and not before the last one is done.
 
     Args:
         tensors: by name, on any device: DTensors over all of the group, or tensors that are the same everywhere.
@@ -47,7 +47,8 @@ def save_parts(
         what is done, on each process, when the files of all of them are on the disk. It raises what went wrong here; a
         PeerError where that was elsewhere; a RuntimeError where another process has died. It keeps none from ending.
     """
-    written_here = _divided(tensors, group)
+    # In the order of their names: that in which an optimiser has them is another one after a resume.
+    written_here = _divided(dict(sorted(tensors.items())), group)
     # Said of the tensors themselves: their copies no longer know that they are parts of something.
     plan = create_default_local_save_plan(written_here, is_coordinator=False)
     copies = {
