@@ -210,9 +210,7 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
-                raise
-            raise self._lost(error) from None
+            raise _lost(error, self.size) from None
 
     def _watch_neighbour(self) -> None:
         try:
@@ -221,17 +219,9 @@ class Ranks:
         except RuntimeError as error:
             if not self._leaving.wait(NOTICE_SECONDS):
                 who = "" if self.is_first else f"rank {self.rank}: "
-                sys.stderr.write(f"minigpt: {who}{self._lost(error)}\n")
+                sys.stderr.write(f"minigpt: {who}{_lost(error, self.size)}\n")
                 sys.stderr.flush()
                 os._exit(1)
-
-    def _lost(self, error: RuntimeError) -> LostError:
-        # Without the line of C++ that it comes from, and what that supposes.
-        reason = re.sub(r"^\[\S+\] ", "", first_line(error)).partition(". ")[0]
-        return LostError(
-            f"lost another of the {self.size} processes, which has ended or cannot be reached ({reason}); the run "
-            "goes on from its last checkpoint with the same command"
-        )
 
     def leave(self) -> None:
         """Part from the others, who do the same."""
@@ -247,6 +237,18 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def _lost(error: RuntimeError, size: int) -> Exception:
+    """Return what to raise of an error where another of so many processes is gone; else the error itself."""
+    if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        return error
+    # Without the line of C++ that it comes from, and what that supposes.
+    reason = re.sub(r"(?:.* )?\[\S+\.cc:\d+\] ", "", first_line(error)).partition(". ")[0]
+    return LostError(
+        f"lost another of the {size} processes, which has ended or cannot be reached ({reason}); the run goes on from "
+        "its last checkpoint with the same command"
+    )
 
 
 def raise_signal(number: int) -> None:
@@ -277,7 +279,7 @@ def join(device: torch.device) -> Ranks:
 
     Raises:
         UserError: the environment is not whole, or this host has too few GPUs.
-        RunError: not all have come within minutes.
+        RunError: not all have come within minutes, or one that came is gone.
     """
     if not is_one_of_several():
         return Ranks()
@@ -315,7 +317,10 @@ def join(device: torch.device) -> Ranks:
     # In another thread, for a signal is not heard while this one waits inside torch.
     meeting = Background(at_once=False)
     meeting.do(meet)
-    meeting.wait()
+    try:
+        meeting.wait()
+    except RuntimeError as error:
+        raise _lost(error, size) from None
     return found[0]
 
 
