@@ -6,7 +6,12 @@ class UserError(Exception):
 
     The message says what was wrong, what was received, what was wanted and what to do. The command line prints it
     and exits with status 2; there is no traceback.
+
+    Attributes:
+        is_of_one: of several processes only this one says it.
     """
+
+    is_of_one = False
 
 
 class ProofError(Exception):
@@ -15,6 +20,10 @@ class ProofError(Exception):
 
 class RunError(Exception):
     """A run cannot go on for a reason outside of it, such as a full disk. The command line exits with status 1."""
+
+
+class LostError(RunError):
+    """Another process of the run is gone, as all that are left notice."""
 
 
 def first_line(error: BaseException) -> str:
@@ -38,7 +47,11 @@ class PeerError(Exception):
 
 
 def status_of(error: BaseException) -> int:
-    """Return the exit status of a process that ends with this error: 2 for bad input, else 1."""
+    """Return the exit status of a process that ends with this error: 2 for bad input, 128 + a signal, else 1."""
     if isinstance(error, PeerError):
         return error.status
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code or 1
     return 2 if isinstance(error, UserError) else 1

@@ -32,10 +32,10 @@ from minigpt.optim.ratio import UpdateRatio
 from minigpt.optim.schedule import learning_rate
 from minigpt.parallel import SHARDED, part_again, pick_parallel
 from minigpt.place import Place
-from minigpt.ranks import ALONE, Ranks, own_part
+from minigpt.ranks import ALONE, Ranks, own_part, raise_signal
 from minigpt.report import write_report
 from minigpt.rundir import Checkpoint, RunDir
-from minigpt.runtime import Runtime, StopSignals, raise_signal, share_step
+from minigpt.runtime import Runtime, StopSignals, share_step
 from minigpt.saving import Saver
 from minigpt.trackers import open_trackers
 from minigpt.whole import Sketch
@@ -179,6 +179,7 @@ class TrainingJob:
             if self.ranks.is_first:
                 self.log.trackers = open_trackers(self.config, self.run.path, begin)
             with self._signals, self.log:
+                self._signals.take(self.ranks.take_noted())
                 self.within_memory(lambda: fit(self, self.progress), self._go_on_here)
                 self.saver.wait()
             if stopped_by := self.ranks.largest(self._stopped_by or self._signals.number):

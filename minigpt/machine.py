@@ -42,6 +42,17 @@ def _malloc_trim() -> Any:
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
+def is_one_of_several() -> bool:
+    """Return whether this process was started as one of several, by torchrun or in its way."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def rank(of: str = "RANK") -> int:
+    """Return which of several processes this one is; `of` LOCAL_RANK: on its host. One alone is the first."""
+    number = os.environ.get(of, "0") if is_one_of_several() else "0"
+    return int(number) if number.isdecimal() else 0
+
+
 def free_memory_bytes() -> int | None:
     """Return the memory that a new process can take; None where the system does not say. What caches files is free."""
     if not MEMORY.is_file():

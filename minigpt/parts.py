@@ -36,7 +36,7 @@ def save_parts(
 ) -> Future[None]:
     """Copy tensors and begin to store them: they may change when this returns, and are stored when the future is done.
 
-    All processes of the group call it, with the same names in the same order, and not before the last one is done.
+    All processes of the group call it, with the same names, and not before the last one is done.
 
     Args:
         tensors: by name, on any device: DTensors over all of the group, or tensors that are the same everywhere.
@@ -47,7 +47,8 @@ def save_parts(
         what is done, on each process, when the files of all of them are on the disk. It raises what went wrong here; a
         PeerError where that was elsewhere; a RuntimeError where another process has died. It keeps none from ending.
     """
-    written_here = _divided(tensors, group)
+    # In the order of their names: that in which an optimiser has them is another one after a resume.
+    written_here = _divided(dict(sorted(tensors.items())), group)
     # Said of the tensors themselves: their copies no longer know that they are parts of something.
     plan = create_default_local_save_plan(written_here, is_coordinator=False)
     copies = {
@@ -225,7 +226,8 @@ class _Writer(dcp.HuggingFaceStorageWriter):
         """Write this process's file, an empty one where it has nothing."""
         pieces = {item.index.fqn: self.copies[item.index.fqn] for item in plan.items}
         begins = {item.index.fqn: {"saved_offsets": item.index.offset} for item in plan.items}
-        metadata = {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(begins)}
+        # Nothing more: safetensors writes several in any order, and a run has equal files each time.
+        metadata = {"DCP_SHARDING_INFO": json.dumps(begins)}
         save_tensors(pieces, self.folder / plan.storage_data, metadata)
         flush(self.folder / plan.storage_data)
         flush(self.folder)

@@ -21,7 +21,7 @@ from minigpt.log import Log, results
 from minigpt.model.families import FAMILIES, family_of
 from minigpt.model.size import parameter_count, with_vocabulary
 from minigpt.place import Place
-from minigpt.ranks import ALONE, Ranks, join, restarts
+from minigpt.ranks import ALONE, Ranks, join, launch, restarts
 from minigpt.resuming import (
     are_safely_more_steps,
     other_circumstances,
@@ -59,12 +59,13 @@ def train(
     """
     settings.check(config)
     ranks = join(pick_device(config.train.device))
-    with ranks.noticing_loss():
+    with ranks.noticing_loss(), ranks.noting_signals():
         job = prepare_run(config, out, again=again, override=override, started=started, ranks=ranks)
         introduce(job)
         if job.is_finished:
             job.log.say(f"this run is finished ({job.steps} steps); --again starts over")
         job.fit(lambda: conclude(job))
+        ranks.together(lambda: None)
         ranks.leave()
     return job.run.path
 
@@ -111,11 +112,14 @@ def prepare_run(
     def take() -> None:
         run.check_free()
         place.take()
+        if again and not restarts():
+            run.sign("")
 
     ranks.first(take)
-    # torchrun starts again what has failed with the same command: then the run goes on.
-    again = again and not restarts()
     try:
+        # torchrun starts again what has failed with the same command: what that has begun goes on.
+        if again and restarts():
+            again = ranks.first(lambda: not run.is_signed(launch()))
         return _job_in(run, place, config, ranks, again, override, started)
     except BaseException:
         place.leave()
@@ -147,6 +151,8 @@ def _job_in(
         place.take()
         run.clear()
         run.create(resolved, tokens.facts)
+        if again:
+            run.sign(launch())
 
     ranks.first(begin)
     _check_shared(run, ranks)

@@ -7,6 +7,10 @@ their own (gloo), so that they never wait behind gradients.
 import contextlib
 import datetime
 import os
+import re
+import signal
+import sys
+import threading
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
@@ -14,11 +18,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from minigpt.errors import PeerError, RunError, UserError, first_line, status_of
+from minigpt.background import Background
+from minigpt.errors import LostError, PeerError, RunError, UserError, first_line, status_of
+from minigpt.machine import is_one_of_several
 
 T = TypeVar("T")
+MEETING_WAIT = datetime.timedelta(minutes=5)  # until all have started
 GRADIENTS_WAIT = datetime.timedelta(minutes=30)  # for the slowest of all
-DECISIONS_WAIT = datetime.timedelta(days=1)  # while the first one prepares a text, say
+DECISIONS_WAIT = datetime.timedelta(days=365)  # while the first one prepares a text, say
+NOTICE_SECONDS = 5.0  # in which a process notices by itself that another is gone, or that all end
+FAREWELL = 1  # the tag of a message between neighbours; collectives have other ones
 
 
 class Ranks:
@@ -30,6 +39,7 @@ class Ranks:
         shards: the group of those that hold the parts of one copy of the model; None: each holds all of it.
         copies: the group of those that hold the same part as this one; None: nobody else does.
         files: a group for what is written in the background.
+        noted: the signal that came while this one could not stop by itself; 0 for none.
     """
 
     def __init__(
@@ -44,6 +54,10 @@ class Ranks:
             for _ in range(2)
         )
         self._asked: tuple[Tensor, dist.Work] | None = None
+        self.noted = 0
+        self._may_break_off = False
+        self._watch: threading.Thread | None = None
+        self._leaving = threading.Event()
 
     @property
     def is_first(self) -> bool:
@@ -111,17 +125,24 @@ class Ranks:
         """Return what `work` returns here, once it has succeeded on every rank.
 
         Raises:
-            PeerError: it has failed on another rank; where it failed, what was raised there.
+            PeerError: it has failed on another rank; where it failed, what was raised there. Where several have the
+                same to say to the person, one of them says it.
         """
         if self.size == 1:
             return work()
         try:
-            result = work()
+            with self._breaking_off():
+                result = work()
         except BaseException as error:
-            self.largest(status_of(error))
+            # The first rank among those with the highest status.
+            worst = self.largest(status_of(error) * self.size + self.size - 1 - self.rank)
+            if isinstance(error, UserError):
+                if self.size - 1 - worst % self.size != self.rank:
+                    raise PeerError(worst // self.size) from None
+                error.is_of_one = True
             raise
-        if status := self.largest(0):
-            raise PeerError(status)
+        if worst := self.largest(0):
+            raise PeerError(worst // self.size)
         return result
 
     def first(self, work: Callable[[], T]) -> T:
@@ -134,40 +155,120 @@ class Ranks:
         return self.together(lambda: work() if early is None else early)
 
     @contextlib.contextmanager
+    def noting_signals(self) -> Generator[None]:
+        """Have SIGINT and SIGTERM, to any rank, end the block on all of them alike.
+
+        Work that is done `together` is broken off; a signal at another time is noted, and told when they next are.
+        """
+        if self.size == 1 or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, frame: object) -> None:
+            self.noted = self.noted or number
+            if self._may_break_off:
+                raise_signal(number)
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def take_noted(self) -> int:
+        """Return the signal that was noted, which counts no more."""
+        noted, self.noted = self.noted, 0
+        return noted
+
+    @contextlib.contextmanager
+    def _breaking_off(self) -> Generator[None]:
+        """Raise what a signal raises: at once where it was noted before, and while the block runs."""
+        before, self._may_break_off = self._may_break_off, True
+        try:
+            if self.noted:
+                raise_signal(self.noted)
+            yield
+        finally:
+            self._may_break_off = before
+
+    @contextlib.contextmanager
     def noticing_loss(self) -> Generator[None]:
-        """Have the block end with one sentence where another process is gone.
+        """Have the block end with one sentence where another process is gone, whatever it is doing.
+
+        Each has an eye on its neighbour. What goes on for some seconds after that (a text that is prepared, a GPU
+        that waits for the gradient of another) is cut off with the process.
 
         Raises:
-            RunError: it is.
+            LostError: it is.
         """
+        if self.size == 1:
+            yield
+            return
+        self._watch = threading.Thread(target=self._watch_neighbour, daemon=True)
+        self._watch.start()
         try:
             yield
         except RuntimeError as error:
-            gone = isinstance(error, dist.DistError) or "gloo" in str(error)
-            if self.size == 1 or not gone:
-                raise
-            raise RunError(
-                f"lost another of the {self.size} processes, which has ended or cannot be reached "
-                f"({first_line(error)}); the run goes on from its last checkpoint with the same command"
-            ) from None
+            raise _lost(error, self.size) from None
+
+    def _watch_neighbour(self) -> None:
+        try:
+            neighbour = (self.rank + 1) % self.size
+            dist.recv(torch.zeros(1), neighbour, group=self._decisions, tag=FAREWELL)
+        except RuntimeError as error:
+            if not self._leaving.wait(NOTICE_SECONDS):
+                who = "" if self.is_first else f"rank {self.rank}: "
+                sys.stderr.write(f"minigpt: {who}{_lost(error, self.size)}\n")
+                sys.stderr.flush()
+                os._exit(1)
 
     def leave(self) -> None:
         """Part from the others, who do the same."""
-        if self.size > 1:
-            dist.destroy_process_group()
+        if self.size == 1:
+            return
+        self._leaving.set()
+        if self._watch is not None:
+            with contextlib.suppress(RuntimeError):  # who is gone needs no farewell
+                before = (self.rank - 1) % self.size
+                dist.send(torch.zeros(1), before, group=self._decisions, tag=FAREWELL)
+            self._watch.join()
+        dist.destroy_process_group()
 
 
 ALONE = Ranks()
 
 
-def is_one_of_several() -> bool:
-    """Return whether this process was started as one of several, by torchrun or in its way."""
-    return os.environ.get("WORLD_SIZE", "1") != "1"
+def _lost(error: RuntimeError, size: int) -> Exception:
+    """Return what to raise of an error where another of so many processes is gone; else the error itself."""
+    if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        return error
+    # Without the line of C++ that it comes from, and what that supposes.
+    reason = re.sub(r"(?:.* )?\[\S+\.cc:\d+\] ", "", first_line(error)).partition(". ")[0]
+    return LostError(
+        f"lost another of the {size} processes, which has ended or cannot be reached ({reason}); the run goes on from "
+        "its last checkpoint with the same command"
+    )
+
+
+def raise_signal(number: int) -> None:
+    """Raise what a signal would have raised by itself."""
+    if number == signal.SIGTERM:
+        raise SystemExit(128 + signal.SIGTERM)
+    raise KeyboardInterrupt
 
 
 def restarts() -> int:
     """Return how often torchrun has started this run again after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def launch() -> str:
+    """Return what tells this call of torchrun from any other, the same after a restart; empty where there was none."""
+    if "TORCHELASTIC_RESTART_COUNT" not in os.environ:
+        return ""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return f"process {os.getppid()}" if name == "none" else name
 
 
 def join(device: torch.device) -> Ranks:
@@ -178,6 +279,7 @@ def join(device: torch.device) -> Ranks:
 
     Raises:
         UserError: the environment is not whole, or this host has too few GPUs.
+        RunError: not all have come within minutes, or one that came is gone.
     """
     if not is_one_of_several():
         return Ranks()
@@ -186,6 +288,7 @@ def join(device: torch.device) -> Ranks:
             int(os.environ[name])
             for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         )
+        _ = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     except (KeyError, ValueError) as error:
         raise UserError(
             f"WORLD_SIZE is set, but not all that torchrun sets beside it ({error}); start the processes by torchrun, "
@@ -204,10 +307,38 @@ def join(device: torch.device) -> Ranks:
         torch.cuda.set_device(local_rank)
     elif device.type != "cpu":
         raise UserError(f"several processes train on cpu or cuda, not on {device}; start one")
-    if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=GRADIENTS_WAIT)
-    return Ranks(rank, size, local_rank, local_size)
+    found: list[Ranks] = []
+
+    def meet() -> None:
+        if not dist.is_initialized():
+            _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", rank, size)
+        found.append(Ranks(rank, size, local_rank, local_size))
+
+    # In another thread, for a signal is not heard while this one waits inside torch.
+    meeting = Background(at_once=False)
+    meeting.do(meet)
+    try:
+        meeting.wait()
+    except RuntimeError as error:
+        raise _lost(error, size) from None
+    return found[0]
+
+
+def _meet(backend: str, rank: int, size: int) -> None:
+    """Find the other processes, who may be dead before they come."""
+    try:
+        store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=MEETING_WAIT))
+        store.set(f"here/{rank}", "")
+        store.wait([f"here/{other}" for other in range(size)], MEETING_WAIT)
+    except dist.DistError as error:
+        raise RunError(
+            f"not all of the {size} processes have come within {MEETING_WAIT.seconds // 60} minutes "
+            f"({first_line(error)})"
+        ) from None
+    store.set_timeout(GRADIENTS_WAIT)
+    dist.init_process_group(
+        backend, store=store, rank=rank, world_size=size, timeout=GRADIENTS_WAIT
+    )
 
 
 def own_part(tensor: Tensor) -> Tensor:

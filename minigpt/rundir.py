@@ -30,6 +30,7 @@ WRITTEN = (
 TRACKED = ("tensorboard", "wandb")  # folders of what shows the run elsewhere
 ASIDE = ".older.tmp"  # a checkpoint, while one of the same step takes its place
 MANIFEST, STATE = "manifest.json", "state.json"
+LAUNCH = ".launch"  # by which a run was begun that torchrun may start again
 OPTIMIZER = "optimizer.safetensors"
 PARTS = "optimizer"  # a folder instead: each of several processes has written a part
 
@@ -117,6 +118,18 @@ class RunDir:
         path = self.path / f".{uuid.uuid4()}.tmp"
         path.touch()
         return path
+
+    def sign(self, launch: str) -> None:
+        """Note which call of torchrun has begun the run; empty: none that is known."""
+        if launch:
+            replace_text(self.path / LAUNCH, launch)
+        else:
+            (self.path / LAUNCH).unlink(missing_ok=True)
+
+    def is_signed(self, launch: str) -> bool:
+        """Return whether it was this call that has begun the run."""
+        path = self.path / LAUNCH
+        return path.is_file() and path.read_text() == launch
 
     def _not_made(self, error: OSError) -> UserError | RunError:
         if error.errno in FULL:
@@ -269,7 +282,7 @@ class RunDir:
             shutil.rmtree(gone)
         for name in TRACKED:
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in (*WRITTEN, "run.toml"):
+        for name in (*WRITTEN, LAUNCH, "run.toml"):
             (self.path / name).unlink(missing_ok=True)
 
     def _hidden(self, step: int) -> Path:

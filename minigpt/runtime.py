@@ -258,16 +258,14 @@ class StopSignals:
         """Return the signal that has been received, 0 for none; SIGINT where only the event is set."""
         return (self.received or signal.SIGINT) if self._event.is_set() else 0
 
+    def take(self, number: int) -> None:
+        """Count a signal, if it is one, that came before this one could hear it."""
+        if number:
+            self.received = self.received or number
+            self._event.set()
+
     def _receive(self, number: int, frame: object) -> None:
         if self._event.is_set() and self._alone:
             self.__exit__()
             signal.raise_signal(number)
-        self.received = self.received or number
-        self._event.set()
-
-
-def raise_signal(number: int) -> None:
-    """Raise what a signal would have raised by itself."""
-    if number == signal.SIGTERM:
-        raise SystemExit(128 + signal.SIGTERM)
-    raise KeyboardInterrupt
+        self.take(number)

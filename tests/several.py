@@ -72,6 +72,7 @@ def _one(
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     ranks = Ranks(rank, size, rank, size)
+    dist.barrier()  # nobody ends before the others have met it
     work(ranks, folder, *arguments)
     ranks.leave()
     faulthandler.cancel_dump_traceback_later()

@@ -12,9 +12,9 @@ import minigpt
 PACKAGE = Path(minigpt.__file__).parent
 # From what knows nothing to what knows everything. A module imports from its own place or from those before it.
 ORDER = [
-    ["errors", "machine", "timing"], ["extras", "files", "ranks"], ["config", "progress"], ["download"],
+    ["background", "errors", "machine", "timing"], ["extras", "files", "ranks"], ["config", "progress"], ["download"],
     ["tokenizer"], ["data"], ["model"], ["loss_scale"], ["loss", "optim"], ["parts", "whole", "parallel"], ["runtime"],
-    ["decisions"], ["background", "rundir", "place", "trackers", "verdict"], ["saving", "resuming"], ["log"],
+    ["decisions"], ["rundir", "place", "trackers", "verdict"], ["saving", "resuming"], ["log"],
     ["drawing", "page"], ["curves"], ["report"], ["sampling"], ["inference"], ["interop"], ["evaluate"], ["guard"],
     ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["job"], ["trial"],
     ["speed"], ["pretrain"], ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["plan_text"], ["cli"],

@@ -18,8 +18,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from minigpt import __version__
-from minigpt.errors import ProofError, RunError, UserError
+from minigpt import __version__, machine
+from minigpt.errors import LostError, PeerError, ProofError, RunError, UserError
 
 app = App(
     name="minigpt",
@@ -77,11 +77,16 @@ def _carry_out(arguments: Sequence[str] | None) -> int:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         command(*bound.args, **bound.kwargs)
     except (UserError, CycloptsError) as error:
-        say(f"minigpt: {error}")
+        complain(error, of_one=getattr(error, "is_of_one", False))
         return 2
-    except (ProofError, RunError) as error:
-        say(f"minigpt: {error}")
+    except LostError as error:
+        complain(error, of_one=machine.rank() == 1)  # the first one may be who is lost
         return 1
+    except (ProofError, RunError) as error:
+        complain(error, of_one=True)
+        return 1
+    except PeerError as error:  # who says it
+        return error.status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -92,7 +97,7 @@ def _carry_out(arguments: Sequence[str] | None) -> int:
         place = f": {error.filename}" if error.filename else ""
         if error.errno == errno.ENOSPC:
             place += "; what is whole is kept: make room, and run the same command again"
-        say(f"minigpt: {error.strerror or error}{place}")
+        complain(f"{error.strerror or error}{place}", of_one=True)
         return 1
     return 0
 
@@ -134,14 +139,24 @@ def text_of(path: Path) -> str:
         raise UserError(f"{path} is not UTF-8: byte {error.start}; pass text") from None
 
 
+def complain(what: object, *, of_one: bool) -> None:
+    """Say why this process ends; where it is `of_one` of several, and else on the first and once on each other host."""
+    rank = machine.rank()
+    if rank == 0:
+        say(f"minigpt: {what}")
+    elif of_one or machine.rank("LOCAL_RANK") == 0:
+        say(f"minigpt: rank {rank}: {what}")
+
+
 def say(line: str) -> None:
     """Say a line to the person, on standard error."""
     sys.stderr.write(line + "\n")
 
 
 def show(text: str) -> None:
-    """Print a result."""
-    sys.stdout.write(text + "\n")
+    """Print a result; of several processes the first does."""
+    if machine.rank() == 0:
+        sys.stdout.write(text + "\n")
 
 
 def finish(as_json: bool, facts: Any) -> None:
