@@ -119,7 +119,7 @@ def one(small_text, tmp_path_factory):
     config = small_run(small_text, dropout=0.0)
     optim = OptimConfig(warmup_steps=5, schedule="constant")  # then it does not matter how long
     train = dataclasses.replace(
-        config.train, steps=STEPS, batch_size=16, micro_batch_size=2, log_every=1, eval_every=25, checkpoint_every=20,
+        config.train, steps=STEPS, batch_size=16, micro_batch_size=4, log_every=1, eval_every=25, checkpoint_every=20,
     )  # fmt: skip
     config = dataclasses.replace(config, optim=optim, train=train)
     threads = torch.get_num_threads()
@@ -151,7 +151,7 @@ def test_two_hosts_that_know_their_names_train_as_one_process(hosts, one, tmp_pa
     assert ended(*both) == [0, 0], (tmp_path / "a.log").read_text()
     said = (tmp_path / "run" / "train.log").read_text()
     assert (
-        "by 4 processes (hsdp), each 4 sequences of a step: 2 micro-batches of 2; 2 hosts" in said
+        "by 4 processes (hsdp), each 4 sequences of a step: 1 micro-batch of 4; 2 hosts" in said
     )
     compare(one, tmp_path / "run")
     wanted, found = (
