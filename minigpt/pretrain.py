@@ -141,7 +141,7 @@ def _job_in(
         return _resumed(config, run, place, log, checkpoint, skipped, override, ranks)
     device = pick_device(config.train.device)
     pick_precision(config.train.dtype, device)  # refused before a text is read
-    tokens = ranks.host_first(lambda: prepare(config.data, log.say))
+    tokens = _same_tokens(config, ranks, log)
     resolved = resolve(config, tokens, device, run, log, started, ranks)
     runtime = start_runtime(resolved.train)
     job = TrainingJob(resolved, config, tokens, runtime, run, log, place, ranks)
@@ -157,6 +157,22 @@ def _job_in(
     ranks.first(begin)
     _check_shared(run, ranks)
     return job
+
+
+def _same_tokens(config: RunConfig, ranks: Ranks, log: Log) -> Tokens:
+    """Return the tokens of a run, which every host makes for itself and all must have alike."""
+    tokens = ranks.host_first(lambda: prepare(config.data, log.say))
+    wanted = ranks.agreed(tokens.fingerprint)
+
+    def compare() -> None:
+        if tokens.fingerprint != wanted:
+            raise UserError(
+                f"{config.data.source} on the host of process {ranks.rank} is another text than that of the first one; "
+                "give all hosts the same, best a prepared folder on storage that they share"
+            )
+
+    ranks.together(compare)
+    return tokens
 
 
 def _found_in(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
@@ -212,7 +228,7 @@ def _resumed(
     runtime = start_runtime(resolved.train)
     # Standard input is read once: a run that was begun from it goes on with the tokens that were kept.
     kept = find_prepared(state["data"]) if config.data.source == STANDARD_INPUT else None
-    tokens = kept or ranks.host_first(lambda: prepare(config.data, log.say))
+    tokens = kept or _same_tokens(config, ranks, log)
     if state["data"] != tokens.fingerprint:
         raise UserError(
             f"the text of {config.data.source} has changed since {run.path} was begun; "
