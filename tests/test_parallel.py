@@ -10,7 +10,7 @@ import torch
 import minigpt
 from minigpt.config import OptimConfig, TrainConfig
 from minigpt.data.batches import Batch
-from minigpt.errors import UserError
+from minigpt.errors import PeerError, UserError
 from minigpt.fit import update
 from minigpt.loss import IGNORED, TrainStep
 from minigpt.model.transformer import GPT
@@ -146,6 +146,27 @@ def test_what_is_resumed_says_that_it_is_no_longer_the_same_bit_for_bit(runs):
     assert "shared by 4 processes (hsdp), each 4 sequences of a step: 2 micro-batches of 2" in log
     # Whatever the others have to say, they leave to the first.
     assert log.count("held-out") == 3
+
+
+def with_other_text(ranks, folder, config):
+    """Begin a run whose second process finds another text."""
+    text = folder / f"{ranks.rank}.txt"
+    text.write_text("the cat sat. " * (200 + ranks.rank))
+    data = dataclasses.replace(config.data, source=str(text))
+    with pytest.raises((UserError, PeerError)) as failed:
+        prepare_run(dataclasses.replace(config, data=data), folder / "run", ranks=ranks)
+    if ranks.is_first:
+        assert failed.value.status == 2
+    else:
+        assert "on the host of process 1 is another text than that of the first" in str(
+            failed.value
+        )
+    assert not (folder / "run").exists()
+
+
+@pytest.mark.slow
+def test_hosts_with_different_texts_are_refused(small_text, tmp_path):
+    together(2, with_other_text, tmp_path, small_run(small_text))
 
 
 # ------------------------------------------------------------------------------------------------ of a single update
