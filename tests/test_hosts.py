@@ -150,9 +150,7 @@ def test_two_hosts_that_know_their_names_train_as_one_process(hosts, one, tmp_pa
     both = [hosts.torchrun(host, 2, BY_NAME, *words, cwd=tmp_path) for host in "ab"]
     assert ended(*both) == [0, 0], (tmp_path / "a.log").read_text()
     said = (tmp_path / "run" / "train.log").read_text()
-    assert (
-        "by 4 processes (hsdp), each 4 sequences of a step: 1 micro-batch of 4; 2 hosts" in said
-    )
+    assert "by 4 processes (hsdp), each 4 sequences of a step: 1 micro-batch of 4; 2 hosts" in said
     compare(one, tmp_path / "run")
     wanted, found = (
         safetensors.torch.load_file(run / "model.safetensors") for run in (one, tmp_path / "run")
