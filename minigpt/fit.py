@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from minigpt.data.batches import Batch
 from minigpt.guard import clip_gradient
@@ -44,7 +45,7 @@ class Job(Protocol):
     """What `fit` works on: the parts of a run, and what is done with it every so often."""
 
     step: nn.Module  # a TrainStep, or one that is shared by several processes
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     ranks: Ranks
     steps: int
     clip: float
@@ -73,19 +74,14 @@ class Job(Protocol):
 
 
 def update(
-    step: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: list[Batch],
-    clip: float,
-    ranks: Ranks = ALONE,
+    step: nn.Module, optimizer: Optimizer, batches: list[Batch], clip: float, ranks: Ranks = ALONE
 ) -> tuple[Tensor, Tensor]:
     """Do one step of the optimiser; return the loss in nats per token and the norm of the gradient.
 
     The loss is divided by the counted targets of the whole step, over all micro-batches and ranks, so any number of
     them equals one large batch.
     """
-    counted = torch.stack([(batch.targets != IGNORED).sum() for batch in batches]).sum()
-    counted = ranks.sum(counted)
+    counted = ranks.sum(torch.stack([(b.targets != IGNORED).sum() for b in batches]).sum())
     losses = []
     for batch in batches:
         sync_gradients(step, batch is batches[-1])
@@ -94,7 +90,7 @@ def update(
         (loss_sum * ranks.size / counted).backward()
         losses.append(loss_sum.detach())
     loss = ranks.sum(torch.stack(losses).sum()) / counted
-    norm = clip_gradient(step.parameters(), clip, [loss], ranks)
+    norm = clip_gradient(step.parameters(), clip, loss, ranks)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return loss, norm
@@ -128,7 +124,7 @@ def advance(job: Job, progress: Progress) -> None:
     for group in job.optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
     # Dropout is a function of (seed, step, rank), so there is no random state to save.
-    torch.manual_seed(job.seed * 1_000_003 + progress.step + (job.ranks.rank << 48))
+    torch.manual_seed(job.seed * 1_000_003 + progress.step + (job.ranks.rank << 52))
     batches = job.batches(progress.step)
     loss, norm = update(job.step, job.optimizer, batches, job.clip, job.ranks)
     progress.step += 1

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from minigpt.loss_scale import LossScale
-from minigpt.ranks import Ranks, own_part
+from minigpt.ranks import ALONE, Ranks, own_part
 
 IN_A_ROW = 3  # updates left out, one after the other: the run has diverged
 WINDOW = 128  # steps that a loss is compared with
@@ -25,10 +25,7 @@ OVER = 3.0  # below this a spike has ended
 
 @torch.no_grad()
 def clip_gradient(
-    parameters: Iterable[nn.Parameter],
-    limit: float,
-    losses: list[Tensor],
-    ranks: Ranks | None = None,
+    parameters: Iterable[nn.Parameter], limit: float, loss: Tensor, ranks: Ranks = ALONE
 ) -> Tensor:
     """Scale the gradient down to a norm of at most `limit` (0: no limit); return its norm before.
 
@@ -37,16 +34,16 @@ def clip_gradient(
     Args:
         parameters: those of the model.
         limit: for the norm of the whole gradient.
-        losses: of the update, the same on each rank: one that knew of its own alone would go its own way.
+        loss: of the update, of all ranks: one that knew of its own alone would go its own way.
         ranks: who holds the gradient.
     """
     gradients = [own_part(p.grad) for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
-    if ranks is not None and ranks.shards is not None:
+    if ranks.shards is not None:
         # Over all, not over the shards: copies that came to another last digit would drift apart.
         copies = 1 if ranks.copies is None else ranks.copies.size()
         norm = (ranks.sum(norm.square()) / copies).sqrt()
-    shown = norm.nan_to_num(nan=0.0, posinf=0.0) + 0 * torch.stack(losses).sum()
+    shown = norm.nan_to_num(nan=0.0, posinf=0.0) + 0 * loss
     share = ((limit or math.inf) / (shown + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
     torch._foreach_mul_(gradients, share)
     return norm
@@ -68,7 +65,7 @@ class Guard:
         *,
         on_device: bool,
         loss_scale: LossScale | None = None,
-        ranks: Ranks | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Watch an optimiser.
 
@@ -80,7 +77,7 @@ class Guard:
             ranks: who holds the gradients: what one finds in its part, all leave out.
         """
         self._named, self._loss_scale = list(parameters), loss_scale
-        self._ranks = Ranks() if ranks is None else ranks
+        self._ranks = ranks
         self._on_device = on_device and getattr(optimizer, "_step_supports_amp_scaling", False)
         # Of each update since the last look: whether it was left out, whether a smaller loss scale may mend that, and
         # the number of the first bad parameter.

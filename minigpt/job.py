@@ -25,12 +25,12 @@ from minigpt.guard import IN_A_ROW, Guard, Skipped
 from minigpt.inference.text import texts
 from minigpt.log import Log
 from minigpt.loss import TrainStep
-from minigpt.model.size import parameter_count
+from minigpt.model.size import parameter_count, training_flops_per_token
 from minigpt.model.transformer import GPT
 from minigpt.optim.groups import make_optimizer
 from minigpt.optim.ratio import UpdateRatio
 from minigpt.optim.schedule import learning_rate
-from minigpt.parallel import part_again, pick_parallel
+from minigpt.parallel import SHARDED, part_again, pick_parallel
 from minigpt.place import Place
 from minigpt.ranks import ALONE, Ranks, own_part, raise_signal
 from minigpt.report import write_report
@@ -38,6 +38,7 @@ from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import Runtime, StopSignals, share_step
 from minigpt.saving import Saver
 from minigpt.trackers import open_trackers
+from minigpt.whole import Sketch
 
 REPORT_SECONDS = 0.2  # a report that takes longer is written at the end alone
 T = TypeVar("T")
@@ -86,11 +87,13 @@ class TrainingJob:
             rank=ranks.rank,
             world_size=ranks.size,
         )
-        torch.manual_seed(train.seed)
-        self.model = GPT(config.model)
         self.parallel = pick_parallel(train, parameter_count(config.model), ranks, runtime.device)
+        torch.manual_seed(train.seed)
+        self.model = (Sketch if self.parallel in SHARDED else GPT)(config.model)
         self.loss = TrainStep(self.model)  # what is evaluated; `step` is what is trained
         self.step = share_step(self.loss, runtime, train, self.parallel, ranks)
+        if isinstance(self.model, Sketch):
+            self.model.draw_parts()
         self.optimizer = make_optimizer(self.model, config.optim, ranks)
         self.optimizer.register_step_pre_hook(self._begin_optimizer)
         self.guard = Guard(
@@ -329,6 +332,9 @@ class TrainingJob:
             tokens, seconds = progress.logged
             speed = (progress.tokens - tokens) / max(1e-9, progress.seconds - seconds)
             row["tokens_per_second"] = round(speed)
+            if (peak := self.runtime.peak_flops()) is not None:
+                flops = speed * training_flops_per_token(self.config.model)
+                row["mfu"] = round(flops / (peak * self.ranks.size), 4)
             progress.logged = (progress.tokens, progress.seconds)
         self.log.row(row, self._drawn)
         progress.row, self._drawn = {}, []

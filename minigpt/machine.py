@@ -1,7 +1,8 @@
-"""What this machine gives to a process: cores, what compiling needs, and the memory that the process has taken."""
+"""What this machine gives to a process: cores, what compiling needs, memory; and the peaks of GPUs by their names."""
 
 import ctypes
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -10,6 +11,17 @@ from pathlib import Path
 from typing import Any
 
 MEMORY = Path("/proc/meminfo")  # of Linux
+# Dense TFLOP/s of matrix products in 16 bits, summed in fp32: NVIDIA, data sheets and white papers (a figure "with
+# sparsity" halved). The words are looked for in the name that the driver gives; the first row that has them all counts.
+PEAKS = (
+    ("B200", 2250.0), ("GH200", 989.0), ("H200", 989.0), ("H100 PCIE", 756.0), ("H100 NVL", 835.0), ("H100", 989.0),
+    ("H800 PCIE", 756.0), ("H800", 989.0), ("H20", 148.0), ("A100", 312.0), ("A800", 312.0), ("A40", 149.7),
+    ("A30", 165.0), ("A10G", 70.0), ("A10", 125.0), ("L40S", 362.0), ("L40", 181.0), ("L4", 121.0),
+    ("RTX 6000 ADA", 364.2), ("RTX 5090", 209.5), ("RTX 4090", 165.2), ("RTX 4080", 97.5), ("RTX 3090", 71.0),
+    ("V100", 125.0), ("T4", 65.1),
+)  # fmt: skip
+WITHOUT_BF16 = ("V100", "T4")
+OTHERS = ("LAPTOP", "MIG", "TI", "D", "SUPER", "MAX")  # less or more of a GPU than its number says
 
 
 def cores() -> int:
@@ -58,6 +70,27 @@ def peak_memory_bytes() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def peak_flops(device_name: str, dtype: str) -> float | None:
+    """Return the most floating-point operations a second of a GPU's matrix units; None where that is not known.
+
+    Args:
+        device_name: as `torch.cuda.get_device_name` has it.
+        dtype: bf16, fp16 or tf32, which is half as fast.
+
+    >>> peak_flops("NVIDIA H100 80GB HBM3", "bf16") / 1e12
+    989.0
+    """
+    words = re.split(r"[^A-Z0-9]+", device_name.upper())
+    if dtype not in ("bf16", "fp16", "tf32") or any(word in words for word in OTHERS):
+        return None
+    for name, peak in PEAKS:
+        if all(word in words for word in name.split()):
+            if name in WITHOUT_BF16 and dtype != "fp16":
+                return None
+            return peak * 1e12 / (2 if dtype == "tf32" else 1)
+    return None
 
 
 def compiler() -> str | None:

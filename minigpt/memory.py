@@ -24,6 +24,7 @@ from minigpt.config import RunConfig
 from minigpt.data.batches import Batch
 from minigpt.fit import update
 from minigpt.loss import TrainStep
+from minigpt.model.casting import as_on_a_gpu
 from minigpt.model.undrawn import Undrawn
 from minigpt.optim.ratio import UpdateRatio
 from minigpt.rehearsal import make_step
@@ -32,6 +33,7 @@ from minigpt.runtime import Runtime
 MOST_TOKENS = (
     1 << 17
 )  # of a micro-batch that is followed as it is; of a larger one smaller ones are
+KEPT = ("weights", "gradients", "optimizer", "copies")  # from step to step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,9 @@ class Memory:
         activations_bytes: kept from the forward pass for the backward pass, for one micro-batch.
         logits_bytes: of logits, their log-probabilities and gradients, at most at once.
         temporaries_bytes: whatever else is there at the peak.
+        head_bytes: the most beside weights, gradients, optimiser and copies while the loss is taken.
+        backward_bytes: the same in the backward pass of the blocks.
+        update_bytes: made by the update, at most at once.
         peak_bytes: the most bytes that there are at once in an update that is not the first; not all that stands above
             is there at the same time.
         peak_in: "forward", "backward" or "update", when that is.
@@ -58,17 +63,24 @@ class Memory:
     activations_bytes: int
     logits_bytes: int
     temporaries_bytes: int
+    head_bytes: int
+    backward_bytes: int
+    update_bytes: int
     peak_bytes: int
     peak_in: str
 
 
-def memory_of(config: RunConfig, runtime: Runtime) -> Memory:
+def memory_of(config: RunConfig, runtime: Runtime, *, as_gpu: bool = False) -> Memory:
     """Return what a training step with these settings holds, as without compilation.
 
     Args:
         config: the settings, with the shape resolved.
         runtime: the device whose kernels are taken, which must be there, and the precision.
+        as_gpu: count on a CPU what the kernels of a GPU keep.
     """
+    if as_gpu:
+        with as_on_a_gpu():
+            return memory_of(config, runtime)
     sequences = config.train.micro_batch_size or config.train.batch_size
     few = max(1, MOST_TOKENS // config.model.block_size)
     if sequences <= 2 * few:
@@ -117,7 +129,7 @@ def _step(config: RunConfig, runtime: Runtime, living: "_Living") -> Memory:
     # Where there are several micro-batches this is a later one, which finds the gradients of those before it.
     update(step, optimizer, batches[:1], config.optim.clip)
     at_peak, most = living.at_peak, living.most
-    kept = ("weights", "gradients", "optimizer", "copies", "activations", "logits")
+    kept = (*KEPT, "activations", "logits")
     return Memory(
         weights_bytes=weights,
         gradients_bytes=most["gradients"],
@@ -126,6 +138,9 @@ def _step(config: RunConfig, runtime: Runtime, living: "_Living") -> Memory:
         activations_bytes=living.kept_by_forward,
         logits_bytes=most["logits"],
         temporaries_bytes=at_peak.total() - sum(at_peak[kind] for kind in kept),
+        head_bytes=living.working["logits"],
+        backward_bytes=max(living.working[kind] for kind in ("activations", "backward")),
+        update_bytes=most["update"],
         peak_bytes=at_peak.total(),
         peak_in={"activations": "forward", "update": "update"}.get(living.peak_kind, "backward"),
     )
@@ -160,6 +175,7 @@ class _Living(TorchDispatchMode):
         bytes: that live now, by kind.
         most: that lived at once, by kind.
         at_peak: that lived when there were the most of all kinds together.
+        working: that lived at once beside those that a run keeps from step to step, by what was being made then.
         peak_kind: what was being made then.
         kept_by_forward: activations at the end of the forward pass.
     """
@@ -168,6 +184,7 @@ class _Living(TorchDispatchMode):
         super().__init__()
         self.kind, self.peak_kind = "weights", ""
         self.bytes, self.most, self.at_peak = Counter[str](), Counter[str](), Counter[str]()
+        self.working = Counter[str]()
         self.kept_by_forward = 0
         self._total = self._peak = 0
         self._kinds: dict[int, str] = {}  # of each storage, by its identity
@@ -185,6 +202,7 @@ class _Living(TorchDispatchMode):
         """Look for the peak from now on."""
         self._peak = 0
         self.most.clear()
+        self.working.clear()
 
     def call(self, tensor: Tensor, kind: str) -> None:
         """Say that what has been made is of another kind."""
@@ -199,6 +217,8 @@ class _Living(TorchDispatchMode):
         size, self._kinds[id(storage)] = storage.nbytes(), self.kind
         weakref.finalize(storage, self._drop, id(storage), size)
         self._move(size, self.kind, 1)
+        working = self._total - sum(self.bytes[kind] for kind in KEPT)
+        self.working[self.kind] = max(self.working[self.kind], working)
         if self._total > self._peak:
             self._peak, self.at_peak, self.peak_kind = self._total, self.bytes.copy(), self.kind
 

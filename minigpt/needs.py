@@ -11,6 +11,7 @@ from minigpt.decisions import decide
 from minigpt.errors import UserError
 from minigpt.memory import Memory, memory_of
 from minigpt.runtime import Runtime, pick_device, pick_precision, start_runtime
+from minigpt.scaling import Layout, layout_of, scale
 from minigpt.speed import Speed, try_out
 from minigpt.trial import Costs
 
@@ -19,36 +20,73 @@ PROCESS_BYTES = 475_000_000  # Python, torch and the other libraries
 START_SECONDS = 5.0  # until the first step: the same, the first weights, what the baselines count
 
 
-def needs(config: RunConfig, facts: dict[str, Any], *, trial: bool = True) -> dict[str, Any]:
+def needs(
+    config: RunConfig, facts: dict[str, Any], *, trial: bool = True, gpus_per_host: int = 8
+) -> dict[str, Any]:
     """Return the facts with memory and speed added; JSON can hold them, and units stand in their keys.
 
-    With a trial this process is set up as that of a run: threads, determinism, precision.
+    With a trial this process is set up as that of a run: threads, determinism, precision. Several processes are planned
+    on GPUs where no other device is named, and so is what they hold, send and wait for.
 
     Args:
         config: the settings.
         facts: of `plan`.
         trial: measure the speed, which takes about five seconds.
+        gpus_per_host: how many processes each host of a cluster runs.
 
     Raises:
-        UserError: no machine has such a device, or this one lacks the precision.
+        UserError: no machine has such a device, this one lacks the precision, or the processes cannot be grouped so.
     """
+    several = facts["processes"] > 1
+    if several and config.train.device == "auto":
+        train = dataclasses.replace(config.train, device="cuda")
+        config = dataclasses.replace(config, train=train)
+    layout = layout_of(config, facts["parameters"], facts["processes"], gpus_per_host)
     device = _device_here(config.train.device)
     share, micro = facts["sequences_per_process_and_step"], facts["sequences_per_micro_batch"]
     shape = dataclasses.replace(config.model, vocab_size=facts["vocabulary_rows"]).resolve()
     train = dataclasses.replace(config.train, batch_size=share, micro_batch_size=micro)
     config = dataclasses.replace(config, model=shape, train=train)
-    if device is not None and trial and facts["processes"] == 1:
+    if device is not None and trial and not several:
         config = decide(config, device, lambda line: None)
     memory = _memory(config, device)
     free = _free(device)
-    reason = _why_not(
-        config, device, memory["process_bytes_at_least"], free, trial, facts["processes"]
+    facts = facts | {"memory": memory, "warnings": list(facts["warnings"])}
+    needed = memory["process_bytes_at_least"]
+    if several or _is_elsewhere(device, config):
+        facts["scale"] = _scale(config, facts, layout, device, free, trial)
+        facts["warnings"] += facts["scale"].pop("warnings")
+        needed += facts["scale"]["memory"]["peak_bytes"] - memory["peak_bytes"]
+    reason = _why_not(config, device, needed, free, trial, facts["processes"])
+    if free is not None and needed > free:
+        facts["warnings"].append(_too_large(memory, needed, free))
+    return facts | {"speed": {"not_measured": reason} if reason else _speed(config, facts)}
+
+
+def _is_elsewhere(device: torch.device | None, config: RunConfig) -> bool:
+    """Return whether a run is planned on a GPU that this machine lacks."""
+    return device is None and config.train.device.startswith("cuda")
+
+
+def _scale(
+    config: RunConfig,
+    facts: dict[str, Any],
+    layout: Layout,
+    device: torch.device | None,
+    free: int | None,
+    trial: bool,
+) -> dict[str, Any]:
+    """Return what the processes of a run hold, send and wait for; what one computes is tried where it can be."""
+    memory = facts["memory"]
+    counted = Memory(
+        **memory["with_recomputation" if memory["recompute"] else "without_recomputation"]
     )
-    warnings = list(facts["warnings"])
-    if free is not None and memory["process_bytes_at_least"] > free:
-        warnings.append(_too_large(memory, free))
-    speed = {"not_measured": reason} if reason else _speed(config, facts)
-    return facts | {"memory": memory, "speed": speed, "warnings": warnings}
+    compute = None
+    if device is not None and trial and (free is None or memory["process_bytes_at_least"] <= free):
+        found = try_out(config, start_runtime(config.train), 0)
+        compute = found.costs.update if isinstance(found, Speed) else None
+    low, on_gpus = memory["dtype"] in ("bf16", "fp16"), config.train.device.startswith("cuda")
+    return scale(config, facts, counted, layout, low=low, on_gpus=on_gpus, compute=compute)
 
 
 def _device_here(name: str) -> torch.device | None:
@@ -79,13 +117,15 @@ def _memory(config: RunConfig, device: torch.device | None) -> dict[str, Any]:
         precision = pick_precision(precision, device)
     elif precision == "auto":
         precision = "bf16" if train.device.startswith("cuda") else "fp32"
-    # The kernels of a device can be followed only where it is; a CPU's keep nearly the same.
+    # The kernels of a device can be followed only where it is; a CPU's are made to keep nearly the same.
     kernels = device if device is not None and device.type == "cuda" else torch.device("cpu")
     both: dict[str, Memory] = {}
     for name, recompute in (("without_recomputation", False), ("with_recomputation", True)):
         changed = dataclasses.replace(train, recompute=recompute)
         both[name] = memory_of(
-            dataclasses.replace(config, train=changed), Runtime(kernels, precision)
+            dataclasses.replace(config, train=changed),
+            Runtime(kernels, precision),
+            as_gpu=_is_elsewhere(device, config),
         )
     peak = both["with_recomputation" if train.recompute else "without_recomputation"].peak_bytes
     on_cpu = device is not None and device.type == "cpu"
@@ -101,8 +141,8 @@ def _memory(config: RunConfig, device: torch.device | None) -> dict[str, Any]:
     }
 
 
-def _too_large(memory: dict[str, Any], free: int) -> str:
-    needed, other = memory["process_bytes_at_least"], memory["with_recomputation"]["peak_bytes"]
+def _too_large(memory: dict[str, Any], needed: int, free: int) -> str:
+    other = memory["with_recomputation"]["peak_bytes"]
     way_out = "take a smaller train.micro-batch-size or model"
     if not memory["recompute"]:
         way_out += f", or train.recompute (peak {other / 1e9:,.1f} GB)"

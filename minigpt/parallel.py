@@ -22,6 +22,7 @@ from minigpt.errors import UserError
 from minigpt.loss import TrainStep
 from minigpt.ranks import Ranks
 
+SHARDED = ("fsdp", "hsdp")
 # Bytes for each parameter, all in fp32: weight, gradient, and two numbers that AdamW remembers.
 COPY_BYTES = 16
 COPY_SHARE = 0.5  # of a device's memory that they may take; the rest is for activations

@@ -126,7 +126,10 @@ def _run(
 ) -> dict[str, Any]:
     """Return what is done in a step and in the whole run; None where the length shows only when it begins."""
     train = config.train
-    share = _share(train.batch_size, processes)
+    if processes < 1:
+        raise UserError(f"--processes is {processes}; wanted one at least")
+    train.sequences_at_once(processes)  # refuses shares that are not equal
+    share = train.batch_size // processes
     steps = steps_asked_for(config, tokens)
     flops, parameters = training_flops_per_token(shape), parameter_count(shape)
     per_step = train.batch_size * shape.block_size
@@ -139,7 +142,7 @@ def _run(
         "processes": processes,
         "sequences_per_step": train.batch_size,
         "sequences_per_process_and_step": share,
-        "sequences_per_micro_batch": min(train.micro_batch_size or share, share),
+        "sequences_per_micro_batch": train.sequences_at_once(processes),
         "tokens_per_step": per_step,
         "steps": steps,
         "minutes": train.minutes or None,
@@ -148,16 +151,6 @@ def _run(
         "tokens_per_parameter": None if total is None else total / parameters,
         "first_loss_nats_per_token": math.log(shape.vocab_size),
     }
-
-
-def _share(batch_size: int, processes: int) -> int:
-    """Return the sequences of each process in a step."""
-    if processes < 1 or batch_size % processes:
-        raise UserError(
-            f"--processes is {processes}; wanted a divisor of train.batch_size = {batch_size}, for each process takes "
-            "as many sequences as any other"
-        )
-    return batch_size // processes
 
 
 def _bytes(shape: ModelConfig) -> dict[str, int]:

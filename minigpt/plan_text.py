@@ -16,7 +16,7 @@ def as_text(facts: dict[str, Any]) -> str:
     """Return what `plan` returned, and what `needs` added where it did, as lines of up to 80 columns."""
     sections = (
         _model_lines, _parameter_lines, _group_lines, _flops_lines, _length_lines, _bytes_lines, _memory_lines,
-        _speed_lines, _warning_lines,
+        _scale_lines, _speed_lines, _warning_lines,
     )  # fmt: skip
     return "\n\n".join("\n".join(lines) for make in sections if (lines := list(make(facts))))
 
@@ -150,14 +150,100 @@ def _memory_lines(facts: dict[str, Any]) -> Iterator[str]:
             "what is freed."
         )
     if memory["kernels_of"] != memory["device"].split(":")[0]:
-        text += " Counted as CPU kernels hold it, for that device cannot be followed from here."
+        text += " Counted on a CPU, in the precisions of that device, which cannot be followed from here."
+    if facts["processes"] > 1:
+        text += " That is a process that holds everything itself; what each of several holds stands below."
     yield _wrapped("  ", text, 2)
+
+
+KINDS = {
+    "none": "alone",
+    "ddp": "ddp: each holds everything",
+    "fsdp": "fsdp: each holds a part",
+    "hsdp": "hsdp: a part in a group, groups alike",
+}
+
+
+def _scale_lines(facts: dict[str, Any]) -> Iterator[str]:
+    if not (scale := facts.get("scale")):
+        return
+    processes, shards = _counted(scale["processes"], "process", "es"), scale["shards"]
+    kind = KINDS[scale["kind"]]
+    if scale["kind"] == "hsdp":
+        kind = f"hsdp: {scale['copies']:,} copies of the model, each in {shards:,} parts"
+    hosts = _counted(scale["hosts"], "host")
+    yield _wrapped("scale       ", f"{processes} on {hosts}, {kind}", 12)
+    if scale["processes"] > 1:
+        yield "in the fullest process, bytes"
+        held = scale["memory"]
+        titles = {
+            "weights": "weights", "gradients": "gradients", "optimizer": "optimiser",
+            "copies": "copies, in logged steps", "accumulated": "gradients not yet sent",
+            "gathered": "gathered, with gradients", "step": "activations, logits, rest",
+            "peak": "peak of all at once",
+        }  # fmt: skip
+        for key, title in titles.items():
+            if held[f"{key}_bytes"]:
+                yield _row(title, held[f"{key}_bytes"])
+        sent = scale["communication"]
+        yield "sent by each process in a step, bytes"
+        titles = {
+            "gather": "weights, gathered", "scatter": "gradients, scattered",
+            "all_reduce": "gradients, between copies", "exchange": "Muon's matrices", "updates": "Muon's updates",
+        }  # fmt: skip
+        for key, title in titles.items():
+            if sent[f"{key}_bytes"]:
+                yield _row(title, sent[f"{key}_bytes"])
+        yield _row("together", sent["sent_bytes"], f"in {_counted(sent['calls'], 'call')}")
+    yield from _scale_time_lines(facts, scale)
+    saved = scale["checkpoint"]
+    yield "a checkpoint, bytes"
+    yield _row("weights", saved["weights_bytes"], "by the first process")
+    yield _row("optimiser", saved["optimizer_bytes"], f"by {hosts}")
+    if saved["wait_seconds"] is not None:
+        yield _row("training waits", _duration(saved["wait_seconds"]))
+        yield _row("written after", _duration(saved["write_seconds"]))
+    if rates := scale["rates"]:
+        text = (
+            f"Stated, not measured: GPUs of {rates['flops'] / 1e12:,.0f} TFLOP/s, of which training reaches "
+            f"{rates['flops_share']:.0%}, and {rates['device_bytes'] / 1e9:,.0f} GB; "
+            f"{scale['per_host']:,} on a host, {rates['host_link'] / 1e9:,.0f} GB/s between them and "
+            f"{rates['network'] / 1e9:,.0f} GB/s from each to other hosts, of which collectives reach "
+            f"{rates['link_share']:.0%}; {rates['disk'] / 1e9:,.0f} GB/s from each host to disks. docs/scaling.md says "
+            "where they come from."
+        )
+        yield _wrapped("  ", text, 2)
+
+
+def _scale_time_lines(facts: dict[str, Any], scale: dict[str, Any]) -> Iterator[str]:
+    yield "time of a step"
+    if not (time := scale["time"]):
+        yield "  not known: no rate of this device is stated, and none was measured"
+        return
+    sent = scale["communication"]
+    yield _row("computing", _duration(time["compute_seconds"]), scale["compute_from"])
+    if sent["seconds"] is None:
+        yield _row("communication", "not known", "no rate of these links is stated")
+        yield _row("a step, at least", _duration(time["seconds_at_least"]))
+        yield _row("tokens/s, at most", round(time["tokens_per_second_at_most"]))
+        return
+    if scale["processes"] == 1:
+        yield _row("tokens/s", round(time["tokens_per_second_at_most"]))
+        return
+    late = f"of it {_duration(sent['latency_seconds'])} latency"
+    yield _row("communication", _duration(sent["seconds"]), late)
+    yield _row("a step, at least", _duration(time["seconds_at_least"]), "all that can is hidden")
+    yield _row("a step, at most", _duration(time["seconds_at_most"]), "nothing is")
+    yield _row("tokens/s, at least", round(time["tokens_per_second_at_least"]))
+    yield _row("tokens/s, at most", round(time["tokens_per_second_at_most"]))
 
 
 def _speed_lines(facts: dict[str, Any]) -> Iterator[str]:
     if not (speed := facts.get("speed")):
         return
     if "tried" not in speed:
+        if (facts.get("scale") or {}).get("time"):
+            return
         yield _wrapped("time  ", f"not known: {speed['not_measured']}", 6)
         if "least_seconds_per_step" in speed:
             least = _duration(speed["least_seconds_per_step"])
@@ -181,8 +267,8 @@ def _speed_lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"  {left_out}."
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' if number != 1 else ''}"
+def _counted(number: int, what: str, ending: str = "s") -> str:
+    return f"{number:,} {what}{ending if number != 1 else ''}"
 
 
 def _duration(seconds: float) -> str:

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,23 +20,21 @@ from minigpt.job import TrainingJob
 from minigpt.log import Log, results
 from minigpt.model.families import FAMILIES, family_of
 from minigpt.model.size import parameter_count, with_vocabulary
-from minigpt.optim.schedule import WSD_DECAY
 from minigpt.place import Place
 from minigpt.ranks import ALONE, Ranks, join, launch, restarts
+from minigpt.resuming import (
+    are_safely_more_steps,
+    other_circumstances,
+    serious_changes,
+    settings_to_resume,
+)
 from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import pick_device, pick_newton_schulz_dtype, pick_precision, start_runtime
 from minigpt.trackers import check_trackers
 from minigpt.trial import steps_in
 from minigpt.verdict import verdict
 
-HARMLESS = (
-    "train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every",
-    "train.parallel", "train.shard_size",  # how many take part may change, and how with it
-    "data.source",  # a text may move: its fingerprint says whether it is the same
-)  # fmt: skip
-ALONE_THEN = {"processes": 1, "parallel": "none"}  # what older checkpoints do not say
 FEW_STEPS = 50  # that fit into the minutes of a run
-FOR_MUON_ALONE = ("optim.muon_lr", "optim.momentum", "optim.newton_schulz_dtype")
 
 
 def train(
@@ -144,7 +141,7 @@ def _job_in(
         return _resumed(config, run, place, log, checkpoint, skipped, override, ranks)
     device = pick_device(config.train.device)
     pick_precision(config.train.dtype, device)  # refused before a text is read
-    tokens = ranks.host_first(lambda: prepare(config.data, log.say))
+    tokens = _same_tokens(config, ranks, log)
     resolved = resolve(config, tokens, device, run, log, started, ranks)
     runtime = start_runtime(resolved.train)
     job = TrainingJob(resolved, config, tokens, runtime, run, log, place, ranks)
@@ -160,6 +157,22 @@ def _job_in(
     ranks.first(begin)
     _check_shared(run, ranks)
     return job
+
+
+def _same_tokens(config: RunConfig, ranks: Ranks, log: Log) -> Tokens:
+    """Return the tokens of a run, which every host makes for itself and all must have alike."""
+    tokens = ranks.host_first(lambda: prepare(config.data, log.say))
+    wanted = ranks.agreed(tokens.fingerprint)
+
+    def compare() -> None:
+        if tokens.fingerprint != wanted:
+            raise UserError(
+                f"{config.data.source} on the host of process {ranks.rank} is another text than that of the first one; "
+                "give all hosts the same, best a prepared folder on storage that they share"
+            )
+
+    ranks.together(compare)
+    return tokens
 
 
 def _found_in(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
@@ -215,7 +228,7 @@ def _resumed(
     runtime = start_runtime(resolved.train)
     # Standard input is read once: a run that was begun from it goes on with the tokens that were kept.
     kept = find_prepared(state["data"]) if config.data.source == STANDARD_INPUT else None
-    tokens = kept or ranks.host_first(lambda: prepare(config.data, log.say))
+    tokens = kept or _same_tokens(config, ranks, log)
     if state["data"] != tokens.fingerprint:
         raise UserError(
             f"the text of {config.data.source} has changed since {run.path} was begun; "
@@ -223,7 +236,7 @@ def _resumed(
         )
     resolved = dataclasses.replace(resolved, sample=_sample_for(resolved, tokens))
     before = settings.from_dict(state["config"], "the checkpoint")
-    serious = _serious(settings.changes(before, resolved), config)
+    serious = serious_changes(settings.changes(before, resolved), config)
     if serious:  # it may have ended before its last step; with these settings it may not
         state["progress"].get("guard", {}).pop("ended_at", None)
     job = TrainingJob(resolved, config, tokens, runtime, run, log, place, ranks)
@@ -231,9 +244,9 @@ def _resumed(
     ranks.first(lambda: run.create(resolved, tokens.facts))
     for line in skipped:
         log.say(line)
-    if _are_safely_more_steps(before, serious, job.progress.step):
+    if are_safely_more_steps(before, serious, job.progress.step):
         serious = {}
-    differing = _differences(ALONE_THEN | state["runtime"], job.circumstances())
+    differing = other_circumstances(state["runtime"], job.circumstances())
     if differing:
         log.say(
             f"this is not the machine that the run was begun on ({'; '.join(differing)}): it goes on, but no "
@@ -337,56 +350,6 @@ def _sample_for(config: RunConfig, tokens: Tokens) -> SampleConfig:
     return config.sample
 
 
-def settings_to_resume(config: RunConfig, state: dict[str, Any], override: bool) -> RunConfig:
-    """Return the settings to go on with: those of the checkpoint, and of the new ones what cannot matter.
-
-    Raises:
-        UserError: a setting that matters has changed and `override` is not given.
-    """
-    resolved = settings.from_dict(state["config"], "the checkpoint")
-    requested = settings.from_dict(state["requested"], "the checkpoint")
-    asked_for = settings.changes(requested, config)
-    changed = {  # what was left open then, and is left open now, has not changed
-        key: values
-        for key, values in settings.changes(resolved, config).items()
-        if key in asked_for
-    }
-    lengths = [key for key in changed if key in ("train.minutes", "train.epochs")]
-    if override and lengths:
-        raise UserError(
-            f"{' and '.join(lengths)} cannot be changed by --override: how many steps they come to was decided when "
-            "the run began; pass --train.steps"
-        )
-    fixed = [
-        key
-        for key in _serious(changed, config)
-        if key.startswith(("model.", "data.")) or key == "optim.name"
-    ]
-    if override and fixed:
-        raise UserError(
-            f"{' and '.join(fixed)} cannot be changed by --override: the weights, the order of the text or what "
-            "the optimiser remembers depend on it; pass --again to start over, or another --out"
-        )
-    if override and config.train.steps and config.train.steps < state["progress"]["step"]:
-        raise UserError(
-            f"train.steps is {config.train.steps}, but the run is at step {state['progress']['step']} already"
-        )
-    serious = _serious(changed, config)
-    if _are_safely_more_steps(resolved, serious, state["progress"]["step"]):
-        serious = {}
-    if serious and not override:
-        listed = "; ".join(f"{key} was {old!r}, now {new!r}" for key, (old, new) in serious.items())
-        raise UserError(
-            f"the run was begun with other settings: {listed}. Restore them, pass --override to go on with "
-            "the new ones, or --again to start over"
-        )
-    sections: dict[str, dict[str, Any]] = {}
-    for key, (_, new) in changed.items():
-        section, _, name = key.partition(".")
-        sections.setdefault(section, {})[name] = new
-    return settings.build([("the checkpoint", state["config"]), ("the new settings", sections)])
-
-
 def introduce(job: TrainingJob) -> None:
     """Say what is about to happen: text, model, length, place."""
     config, tokens, say = job.config, job.tokens, job.log.say
@@ -439,31 +402,3 @@ def _of_length(config: RunConfig, steps: int) -> RunConfig:
         config.optim, warmup_steps=warmup if warmup < steps else steps // 10
     )
     return dataclasses.replace(config, train=train, optim=optim)
-
-
-def _serious(changed: dict[str, Any], config: RunConfig) -> dict[str, Any]:
-    """Return of these changes the ones that change what is learnt, measured or kept as best."""
-    unread = () if config.optim.name == "muon" else FOR_MUON_ALONE
-    return {
-        key: values
-        for key, values in changed.items()
-        if key not in (*HARMLESS, *unread) and not key.startswith(("sample.", "log."))
-    }
-
-
-def _are_safely_more_steps(before: RunConfig, changed: dict[str, Any], step: int) -> bool:
-    """Return whether a run only becomes longer, and every step done so far is one of the longer run as well."""
-    if set(changed) != {"train.steps"}:
-        return False
-    old, new = changed["train.steps"]
-    stays = {"constant": math.inf, "wsd": (1 - WSD_DECAY) * old}  # the rate, until then
-    return new > old and step <= stays.get(before.optim.schedule, -1)
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return in words what a run was begun on and is not on now; its precision is a setting, and compared as one."""
-    return [
-        f"{key} was {before.get(key)}, is {now[key]}"
-        for key in now
-        if key != "dtype" and before.get(key) != now[key]
-    ]

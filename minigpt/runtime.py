@@ -20,7 +20,7 @@ from minigpt.errors import UserError
 from minigpt.loss import TrainStep
 from minigpt.loss_scale import LossScale
 from minigpt.model.casting import Cast
-from minigpt.parallel import share
+from minigpt.parallel import SHARDED, share
 from minigpt.ranks import Ranks
 
 DTYPES = {
@@ -71,6 +71,12 @@ class Runtime:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak_flops(self) -> float | None:
+        """Return the most operations a second that the device's maker tells of in this precision; None: not known."""
+        if self.device.type != "cuda":
+            return None
+        return machine.peak_flops(torch.cuda.get_device_name(self.device), self.precision)
 
     def peak_memory_bytes(self) -> int:
         """Return the most memory that the process (on a GPU: its tensors) has held."""
@@ -205,7 +211,7 @@ def share_step(
         kind: none, ddp, fsdp or hsdp.
         ranks: who shares the work.
     """
-    if kind in ("none", "ddp"):
+    if kind not in SHARDED:
         return share(prepare_step(step, runtime, config), kind, ranks, runtime.device, config)
     _wrap(step, runtime, config)
     if config.compile == "on":

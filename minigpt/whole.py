@@ -4,6 +4,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from minigpt.config import ModelConfig
+from minigpt.model.transformer import GPT
+from minigpt.model.undrawn import DrawnElsewhere
 from minigpt.ranks import Ranks, own_part
 
 
@@ -44,6 +47,27 @@ def spread(tensors: dict[str, Tensor], into: nn.Module, ranks: Ranks) -> None:
         if ranks.size > 1:
             dist.broadcast(full, src=0)
         part.copy_(part_of(full, tensor))
+
+
+class Sketch(GPT):
+    """A model that takes no memory before it is sharded: its first weights are drawn afterwards, in parts."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        with DrawnElsewhere():
+            super().__init__(config)
+
+    def _initialise(self) -> None:
+        self.random_state = torch.get_rng_state()
+
+    @torch.no_grad()
+    def draw_parts(self) -> None:
+        """Take the first weights that the whole model would have; one tensor at a time is whole, in host memory."""
+        torch.set_rng_state(self.random_state)
+        # A table that is also the head was drawn as both, one after the other.
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            full = torch.ones(parameter.shape)
+            self.draw(name, full)
+            own_part(parameter).copy_(part_of(full, parameter))
 
 
 def part_of(full: Tensor, like: Tensor) -> Tensor:

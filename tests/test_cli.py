@@ -400,7 +400,7 @@ BAD = [
     (["bench", "train", "--seconds", "0"], "--seconds is 0.0; wanted more than 0"),
     (["train", "--data.stream", "--data.tokenizer", "char"], "needs the whole text first"),
     (["plan", "--model.n-embd", "130"], "n_embd = 130 is not divisible by model.n_head = 4"),
-    (["plan", "--processes", "3"], "wanted a divisor of train.batch_size = 32"),
+    (["plan", "--processes", "3"], "cannot be shared by 3 processes"),
     (["plan", "--data", "shakspeare"], "did you mean 'shakespeare'"),
     (["plan", "--preset", "shakespeare-cpu"], "pass --model.vocab-size, or a local copy"),
     (["plan", "--data", "{short}", "--data.tokenizer", "none"], "there is no tokenizer at none"),

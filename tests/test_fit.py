@@ -8,6 +8,7 @@ from minigpt.data.shards import TokenSequence
 from minigpt.fit import Progress, fit, update
 from minigpt.loss import TrainStep
 from minigpt.model.transformer import GPT
+from minigpt.ranks import ALONE
 
 from .conftest import tiny
 
@@ -62,6 +63,7 @@ class Recorded:
 
     def __init__(self, steps=6, stop_at=None):
         self.step, self.optimizer, self.order = parts()
+        self.ranks = ALONE
         self.steps, self.clip, self.seed, self.stop_at = steps, 1.0, 0, stop_at
         self.calls, self.rows, self.now = [], [], 0
 

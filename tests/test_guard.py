@@ -38,7 +38,7 @@ def test_clipping_is_that_of_torch_bit_for_bit():
         ours, theirs = weights(), weights()
         give_gradients(ours, 1)
         give_gradients(theirs, 1)
-        norm = clip_gradient(ours, limit, [torch.tensor(3.0)])
+        norm = clip_gradient(ours, limit, torch.tensor(3.0))
         wanted = torch.nn.utils.clip_grad_norm_(theirs, limit or math.inf)
         assert torch.equal(norm, wanted)
         for one, other in zip(ours, theirs, strict=True):
@@ -50,7 +50,7 @@ def test_clipping_leaves_it_to_be_seen_where_a_gradient_is_not_finite(value):
     parameters = weights()
     give_gradients(parameters, 1)
     parameters[1].grad[0, 0] = value
-    assert not clip_gradient(parameters, 1.0, [torch.tensor(3.0)]).isfinite()
+    assert not clip_gradient(parameters, 1.0, torch.tensor(3.0)).isfinite()
     assert [bool(p.grad.isfinite().all()) for p in parameters] == [True, False, True]
 
 
@@ -58,7 +58,7 @@ def test_clipping_leaves_it_to_be_seen_where_a_gradient_is_not_finite(value):
 def test_a_loss_that_is_not_finite_leaves_no_gradient_sound(value):
     parameters = weights()
     give_gradients(parameters, 1)
-    clip_gradient(parameters, 1.0, [torch.tensor(3.0), torch.tensor(value)])
+    clip_gradient(parameters, 1.0, torch.tensor(3.0) + value)
     assert all(p.grad.isnan().all() for p in parameters)
 
 

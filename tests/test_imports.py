@@ -14,9 +14,9 @@ PACKAGE = Path(minigpt.__file__).parent
 ORDER = [
     ["background", "errors", "machine", "timing"], ["extras", "files", "ranks"], ["config", "progress"], ["download"],
     ["tokenizer"], ["data"], ["model"], ["loss_scale"], ["loss", "optim"], ["parts", "whole", "parallel"], ["runtime"],
-    ["decisions"], ["rundir", "place", "trackers", "verdict"], ["saving"], ["log"], ["drawing", "page"],
-    ["curves"], ["report"], ["sampling"],
-    ["inference"], ["interop"], ["evaluate"], ["guard"], ["fit"], ["rehearsal"], ["memory"], ["job"], ["trial"],
+    ["decisions"], ["rundir", "place", "trackers", "verdict"], ["saving", "resuming"], ["log"],
+    ["drawing", "page"], ["curves"], ["report"], ["sampling"], ["inference"], ["interop"], ["evaluate"], ["guard"],
+    ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["job"], ["trial"],
     ["speed"], ["pretrain"], ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["plan_text"], ["cli"],
     ["__main__"],
 ]  # fmt: skip

@@ -1,3 +1,4 @@
+import doctest
 import os
 import sys
 
@@ -46,3 +47,32 @@ def test_where_the_free_memory_is_not_told_it_is_unknown(tmp_path, monkeypatch):
     assert free_memory_bytes() is None
     (tmp_path / "some").write_text("MemTotal: 10 kB\nMemAvailable:   7 kB\n")
     assert free_memory_bytes() == 7 * 1024
+
+
+def test_the_example_in_a_docstring_holds():
+    assert doctest.testmod(machine) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "tera"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bf16", 989.0), ("NVIDIA H100 PCIe", "bf16", 756), ("NVIDIA H100 NVL", "fp16", 835),
+        ("NVIDIA H200", "bf16", 989.0), ("NVIDIA A100-SXM4-80GB", "bf16", 312),
+        ("NVIDIA A100-PCIE-40GB", "tf32", 156),
+        ("NVIDIA L4", "bf16", 121), ("NVIDIA L40S", "bf16", 362), ("NVIDIA GeForce RTX 4090", "bf16", 165.2),
+        ("NVIDIA A10G", "bf16", 70), ("NVIDIA B200", "bf16", 2250), ("Tesla T4", "fp16", 65.1),
+    ],
+)  # fmt: skip
+def test_gpus_are_known_by_their_names(name, dtype, tera):
+    assert machine.peak_flops(name, dtype) == pytest.approx(tera * 1e12)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("NVIDIA H100 80GB HBM3", "fp32"), ("Tesla T4", "bf16"), ("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16"),
+        ("NVIDIA GeForce RTX 4090 D", "bf16"), ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "bf16"), ("some other", "bf16"),
+    ],
+)  # fmt: skip
+def test_what_is_not_known_has_no_peak(name, dtype):
+    assert machine.peak_flops(name, dtype) is None

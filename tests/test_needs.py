@@ -15,7 +15,8 @@ from .conftest import tiny
 from .test_pretrain import changed
 
 SMALL = RunConfig(
-    model=tiny(), train=TrainConfig(steps=100, batch_size=6, micro_batch_size=2, device="cpu")
+    model=tiny(),
+    train=TrainConfig(steps=100, batch_size=6, micro_batch_size=2, device="cpu", dtype="fp32"),
 )
 COSTS = Costs(update=0.5, evaluation=2.0, sample=1.0, checkpoint=0.1, publishing=0.05)
 
@@ -97,7 +98,7 @@ def test_a_run_that_does_not_fit_is_warned_of_with_the_ways_out(monkeypatch, clo
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has what is to be missing")
 def test_a_device_that_only_another_machine_has_is_planned_for():
-    found = needs_of(changed(SMALL, train={"device": "cuda:1"}))
+    found = needs_of(changed(SMALL, train={"device": "cuda:1", "dtype": "auto"}))
     assert found["speed"] == {"not_measured": "this machine has no cuda:1"}
     memory = found["memory"]
     assert (memory["device"], memory["dtype"], memory["kernels_of"]) == ("cuda:1", "bf16", "cpu")
@@ -119,3 +120,34 @@ def test_several_processes_share_the_memory_of_a_batch(clockless):
 def test_needs_survive_json(clockless):
     facts = needs_of(SMALL)
     assert json.loads(json.dumps(facts)) == facts
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that is here is followed itself")
+def test_several_processes_are_planned_on_gpus_where_no_device_is_named(clockless):
+    config = changed(SMALL, train={"device": "auto", "dtype": "auto", "parallel": "fsdp"})
+    found = needs_of(config, processes=2)
+    assert (found["memory"]["device"], found["memory"]["dtype"]) == ("cuda", "bf16")
+    scale = found["scale"]
+    assert (scale["kind"], scale["shards"], scale["micro_batches"]) == ("fsdp", 2, 3)
+    assert scale["compute_from"] == "989 TFLOP/s x 0.4"
+    assert scale["time"]["seconds_at_least"] <= scale["time"]["seconds_at_most"]
+    assert json.loads(json.dumps(found)) == found
+    assert any("communication takes" in line for line in found["warnings"])
+    assert "scale" not in needs_of(SMALL)
+
+
+def test_on_a_cpu_what_one_process_computes_is_tried(clockless):
+    scale = needs_of(SMALL, processes=2)["scale"]
+    assert scale["kind"] == "ddp"
+    assert scale["time"]["compute_seconds"] == 0.5
+    assert scale["time"]["seconds_at_most"] is None
+    assert needs_of(SMALL, processes=2, trial=False)["scale"]["time"] is None
+
+
+def test_what_has_no_room_in_a_gpu_or_its_host_is_said():
+    shape = {"n_layer": 1, "n_head": 64, "n_kv_head": 64, "n_embd": 81920, "mlp_hidden": 4 * 81920}
+    train = {"device": "cuda", "parallel": "ddp", "batch_size": 8, "micro_batch_size": 1}
+    config = changed(SMALL, model=shape, train=train)
+    warnings = needs_of(config, processes=8, trial=False)["warnings"]
+    assert any("a process holds" in line and "take fsdp" in line for line in warnings)
+    assert any("of a host first make weights" in line for line in warnings)

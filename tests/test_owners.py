@@ -112,7 +112,7 @@ def trained(model, dtype, ranks):
 
 def clipped(model, ranks):
     give_gradients(model, 1)
-    norm = clip_gradient(model.parameters(), 0.5, [torch.tensor(3.0)], ranks)
+    norm = clip_gradient(model.parameters(), 0.5, torch.tensor(3.0), ranks)
     return norm, {name: whole(p.grad) for name, p in model.named_parameters()}
 
 
@@ -122,7 +122,7 @@ def guarded(model, ranks, on_device):
     guard = Guard(optimizer, model.named_parameters(), on_device=on_device, ranks=ranks)
     before = [whole(p) for p in model.parameters()]
     give_gradients(model, 1, bad="wide3")
-    clip_gradient(model.parameters(), 0.5, [torch.tensor(3.0)], ranks)
+    clip_gradient(model.parameters(), 0.5, torch.tensor(3.0), ranks)
     optimizer.step()
     optimizer.zero_grad()
     same = all(

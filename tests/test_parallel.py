@@ -10,15 +10,16 @@ import torch
 import minigpt
 from minigpt.config import OptimConfig, TrainConfig
 from minigpt.data.batches import Batch
-from minigpt.errors import UserError
+from minigpt.errors import PeerError, UserError
 from minigpt.fit import update
 from minigpt.loss import IGNORED, TrainStep
 from minigpt.model.transformer import GPT
 from minigpt.optim.groups import make_optimizer
 from minigpt.parallel import pick_parallel, share, sync_gradients
-from minigpt.pretrain import prepare_run
+from minigpt.pretrain import introduce, prepare_run
 from minigpt.ranks import ALONE, Ranks
 from minigpt.rundir import RunDir
+from minigpt.runtime import Runtime, share_step
 
 from .conftest import small_run, tiny
 from .several import together
@@ -52,6 +53,7 @@ def fitted(config, out, ranks, stop=None):
     """Train, as the command does; up to a step where one is given, at which the second process is told to stop."""
     ranks.shards = ranks.copies = None  # of the run before
     job = prepare_run(config, out, ranks=ranks)
+    introduce(job)
     if stop is None:
         job.fit(job.load_best)
         return
@@ -146,13 +148,34 @@ def test_what_is_resumed_says_that_it_is_no_longer_the_same_bit_for_bit(runs):
     assert log.count("held-out") == 3
 
 
+def with_other_text(ranks, folder, config):
+    """Begin a run whose second process finds another text."""
+    text = folder / f"{ranks.rank}.txt"
+    text.write_text("the cat sat. " * (200 + ranks.rank))
+    data = dataclasses.replace(config.data, source=str(text))
+    with pytest.raises((UserError, PeerError)) as failed:
+        prepare_run(dataclasses.replace(config, data=data), folder / "run", ranks=ranks)
+    if ranks.is_first:
+        assert failed.value.status == 2
+    else:
+        assert "on the host of process 1 is another text than that of the first" in str(
+            failed.value
+        )
+    assert not (folder / "run").exists()
+
+
+@pytest.mark.slow
+def test_hosts_with_different_texts_are_refused(small_text, tmp_path):
+    together(2, with_other_text, tmp_path, small_run(small_text))
+
+
 # ------------------------------------------------------------------------------------------------ of a single update
 
 
 def uneven_batches(rank=0, size=1):
     """Return the micro-batches of this process, of which some have hardly a target that counts."""
     random = torch.Generator().manual_seed(0)
-    ids = torch.randint(64, (8, 9), generator=random)
+    ids = torch.randint(16, (8, 9), generator=random)
     targets = ids[:, 1:].clone()
     for row, kept in enumerate([8, 1, 0, 5, 0, 0, 3, 8]):
         targets[row, kept:] = IGNORED
@@ -160,12 +183,12 @@ def uneven_batches(rank=0, size=1):
     return [Batch(ids[i : i + 1, :-1], targets[i : i + 1]) for i in rows]
 
 
-def updated(ranks, kind, name):
+def updated(ranks, kind, name, dtype="fp32"):
     """Return loss, norm and weights after two updates from uneven batches."""
     torch.manual_seed(0)
     step = TrainStep(GPT(tiny()))
-    train = TrainConfig(shard_size=2, dtype="fp32", compile="off")
-    shared = share(step, kind, ranks, CPU, train)
+    train = TrainConfig(shard_size=2, dtype=dtype, compile="off", recompute=dtype == "bf16")
+    shared = share_step(step, Runtime(CPU, dtype), train, kind, ranks)
     config = OptimConfig(name=name, newton_schulz_dtype="fp32")
     optimizer = make_optimizer(step.model, config, ranks)
     found = []
@@ -190,6 +213,11 @@ def update_in_every_way(ranks, folder):
                 assert math.isclose(loss, other, abs_tol=1e-6)
                 assert math.isclose(norm, size, rel_tol=1e-5)
             assert all((weights[key] - others[key]).abs().max() < 1e-6 for key in others), kind
+        ranks.shards = ranks.copies = None
+        low, _ = updated(ranks, kind, "adamw", "bf16")
+        for (loss, norm), (other, size) in zip(low, torch.load(folder / "bf16")[0], strict=True):
+            assert math.isclose(loss, other, rel_tol=1e-3)
+            assert math.isclose(norm, size, rel_tol=2e-2)
 
 
 @pytest.mark.slow
@@ -197,6 +225,7 @@ def update_in_every_way(ranks, folder):
 def test_targets_are_counted_over_all_processes(size, tmp_path):
     for name in ("adamw", "muon"):
         torch.save(updated(ALONE, "none", name), tmp_path / name)
+    torch.save(updated(ALONE, "none", "adamw", "bf16"), tmp_path / "bf16")
     together(size, update_in_every_way, tmp_path)
 
 

@@ -67,7 +67,36 @@ def test_what_is_not_known_is_said(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has what is to be missing")
-def test_a_device_of_another_machine_is_named(monkeypatch):
+def test_a_gpu_of_another_machine_is_planned_by_stated_rates(monkeypatch):
     text = text_with_needs(monkeypatch, 0.0, device="cuda")
-    assert "time  not known: this machine has no cuda" in text
-    assert "Counted as CPU kernels hold it" in " ".join(text.split())
+    assert "989 TFLOP/s x 0.4" in text
+    words = " ".join(text.split())
+    assert "Counted on a CPU, in the precisions of that device" in words
+    assert "Stated, not measured" in words
+    assert "1 process on 1 host, alone" in words
+
+
+def test_what_many_processes_do_stands_in_the_text():
+    config = preset("gpt2-124m", train={"parallel": "hsdp"}, optim={"name": "muon"})
+    text = as_text(needs(config, plan(config, processes=64)))
+    assert max(map(len, text.splitlines())) <= 80
+    for line in (
+        "64 processes on 8 hosts, hsdp: 8 copies of the model, each in 8",
+        "in the fullest process, bytes", "gathered, with gradients", "gradients, between copies", "Muon's updates",
+        "all that can is hidden", "by 8 hosts",
+    ):  # fmt: skip
+        assert line in text
+    assert "a process that holds everything itself" in " ".join(text.split())
+
+
+def test_on_cpus_no_link_has_a_rate(monkeypatch):
+    costs = Costs(update=0.25, evaluation=2.0, sample=1.0, checkpoint=0.1, publishing=0.05)
+    monkeypatch.setattr(needing, "try_out", lambda *_: Speed("whole steps", costs))
+    train = TrainConfig(steps=100, batch_size=64, micro_batch_size=8, device="cpu")
+    config = RunConfig(model=tiny(block_size=256), train=train)
+    text = as_text(needs(config, plan(config, processes=2)))
+    assert "measured here in one process" in text
+    assert "no rate of these links is stated" in text
+    assert "tokens/s, at most                   65,536" in text
+    untried = as_text(needs(config, plan(config, processes=2), trial=False))
+    assert "no rate of this device is stated, and none was measured" in untried

@@ -34,6 +34,17 @@ VERBS = (
 COMMANDS = sorted(
     set(re.findall(rf"(?:\.venv/bin/|`)(minigpt (?:{'|'.join(VERBS)})[^`\n]*)", README))
 )
+# Those of pages on more than one machine: as an example, in a table, or behind torchrun's.
+PAGES = README + "".join(
+    (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("several.md", "beyond.md")
+)
+FAR = sorted(
+    set(re.findall(r"(?:^ {4}|-m |\| `)(minigpt (?:train|prepare) [^`\n]*)", PAGES, re.MULTILINE))
+)
+FAR += [
+    f"minigpt train {options}"
+    for options in re.findall(r"^ {4}.*sbatch .*docs/train.sbatch (.*)$", PAGES, re.MULTILINE)
+]
 
 
 def test_there_are_commands_of_every_verb():
@@ -41,7 +52,12 @@ def test_there_are_commands_of_every_verb():
     assert len(COMMANDS) >= 9
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_there_are_commands_for_torchrun_slurm_and_datatrove():
+    assert sum("--executor" in command for command in FAR) == 3
+    assert len(FAR) >= 10
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *FAR])
 def test_every_command_is_one_that_the_program_takes(command):
     _, bound, _ = cli.app.parse_args(
         shlex.split(command)[1:], exit_on_error=False, print_error=False
@@ -71,6 +87,9 @@ def test_files_presets_architectures_and_links_are_there():
         assert (ROOT / path).exists(), path
     for path in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (ROOT / path).exists(), path
+    for page in (ROOT / "docs").glob("*.md"):
+        for path in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / path).exists(), f"{page.name}: {path}"
     for name in presets():
         assert f"`{name}`" in README
     for family in list(FAMILIES.values())[:-1]:

@@ -2,9 +2,11 @@ import hashlib
 import json
 import os
 import shutil
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from minigpt.config import RunConfig
@@ -305,3 +307,24 @@ def test_clearing_removes_what_the_run_wrote_and_nothing_else(tmp_path):
     (tmp_path / "notes.md").write_text("mine")
     run.clear()
     assert os.listdir(tmp_path) == ["notes.md"]
+
+
+def test_a_checkpoint_of_large_weights_and_of_an_optimizer_in_parts_is_whole(tmp_path):
+    class Large(GPT):
+        def save_pretrained(self, folder, tokenizer):
+            super().save_pretrained(folder, tokenizer, max_shard_bytes=20_000)
+
+    run = RunDir(tmp_path / "run")
+    parts = run.begin_checkpoint(30) / "optimizer" / "part-00001-of-00001.safetensors"
+    parts.parent.mkdir()
+    safetensors.torch.save_file({"a/b": torch.zeros(1)}, parts)
+    written = Future()
+    written.set_result(None)
+    run.save_checkpoint(30, Large(tiny()), TOKENIZER, written, {"step": 30}, 1)
+    checkpoint, skipped = run.newest_whole()
+    assert skipped == []
+    assert (checkpoint.path / "model.safetensors.index.json").is_file()
+    assert len(list(checkpoint.path.glob("model-*"))) > 1
+    file = checkpoint.path / "optimizer" / parts.name
+    file.write_bytes(file.read_bytes()[:-1])
+    assert f"optimizer/{parts.name} has" in checkpoint.fault()

@@ -1,12 +1,25 @@
 import dataclasses
 
 import pytest
+import torch
 
-from minigpt.bench.train import CHARACTERS, WARM_UP, bench_train, ours, sized, transformers_gpt2
+from minigpt.bench.train import (
+    CHARACTERS,
+    WARM_UP,
+    Measured,
+    _peak_flops,
+    _rows,
+    _with_room,
+    bench_train,
+    ours,
+    sized,
+    transformers_gpt2,
+)
 from minigpt.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_dict
 from minigpt.errors import UserError
 from minigpt.guard import Guard
 from minigpt.model.size import training_flops_per_token
+from minigpt.runtime import Runtime, start_runtime
 
 SMALL = RunConfig(
     model=ModelConfig(vocab_size=64, block_size=16, n_layer=1, n_head=2, n_embd=16),
@@ -44,6 +57,34 @@ def test_our_step_is_guarded_as_that_of_a_run(monkeypatch):
     ours(to_dict(sized(SMALL, print)), 0.05)
     assert len(looks) > WARM_UP
     assert set(looks) == {1}  # on a CPU after each update, as TrainingJob.report has it
+
+
+def test_utilisation_stands_in_the_rows_where_the_peak_is_known(monkeypatch):
+    config = sized(SMALL, print)
+    flops = 64 * training_flops_per_token(config.model)
+    found = Measured(0.5, 10**9, 8.0 * flops, peak_flops=4.0 * flops, sequences=1)
+    rows = {row["what"]: row["value"] for row in _rows(config, "hf", found, 8.0 * flops)}
+    assert rows["MFU"] == 50
+    assert rows["share of the floor"] == 25
+    assert rows["micro-batch, smaller for room"] == 1
+    unknown = dataclasses.replace(found, peak_flops=None, sequences=0)
+    assert len(_rows(config, "hf", unknown, 8.0 * flops)) == 4
+    assert _peak_flops(Runtime(torch.device("cpu"), "fp32")) is None
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert _peak_flops(Runtime(torch.device("cuda"), "bf16")) == 989e12
+
+
+def test_a_peer_without_room_takes_smaller_micro_batches():
+    sizes = []
+
+    def step(batches):
+        sizes.append(len(batches[0].ids))
+        if sizes[-1] > 1:
+            raise torch.OutOfMemoryError
+
+    config = sized(SMALL, print)
+    found = _with_room(step, config, start_runtime(config.train), 0.0)
+    assert (found.sequences, sizes[:2], sizes[-1]) == (1, [2, 1], 1)
 
 
 @pytest.mark.slow

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,7 +12,7 @@ from minigpt.model.transformer import GPT
 from minigpt.optim.groups import make_optimizer, optimizer_tensors
 from minigpt.parts import described_parts, read_parts, save_parts
 from minigpt.ranks import Ranks, own_part
-from minigpt.whole import spread, whole
+from minigpt.whole import Sketch, spread, whole
 from tests import several
 from tests.conftest import tiny
 
@@ -111,3 +114,43 @@ def test_four_processes_are_given_one_model_and_give_it_back_with_their_optimize
         assert tensors.keys() == wanted.keys()
         for key, tensor in tensors.items():
             torch.testing.assert_close(tensor, wanted[key], msg=f"{name}: {key}")
+
+
+DEEP = {"vocab_size": 1000, "n_layer": 48, "n_embd": 256}  # 38 million parameters in small tensors
+
+
+def resident_bytes():
+    lines = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", lines)[1]) * 1024
+
+
+def sketched(ranks, folder):
+    mesh = init_device_mesh("cpu", (2,))
+    sharded(Sketch(tiny()), mesh).draw_parts()  # what is loaded and allocated once is there
+    torch.manual_seed(5)
+    before = resident_bytes()
+    model = sharded(Sketch(tiny(**DEEP)), mesh)
+    model.draw_parts()
+    size = 4 * sum(p.numel() for p in model.parameters())
+    assert resident_bytes() - before < 0.7 * size  # its half, and what is whole for a moment
+    found = whole(model.state_dict(keep_vars=True), ranks)
+    if ranks.is_first:
+        torch.manual_seed(5)
+        same(found, GPT(tiny(**DEEP)).state_dict())
+
+
+@pytest.mark.slow
+def test_first_weights_in_parts_are_those_of_the_whole_model_which_is_never_there(tmp_path):
+    several.together(2, sketched, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "switches", [{}, {"tie_embeddings": False, "bias": True, "norm": "layernorm"}]
+)
+def test_a_sketch_draws_what_the_model_would(switches):
+    torch.manual_seed(3)
+    model = GPT(tiny(**switches))
+    torch.manual_seed(3)
+    sketch = Sketch(tiny(**switches))
+    sketch.draw_parts()
+    same(sketch.state_dict(), model.state_dict())

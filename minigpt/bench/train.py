@@ -1,11 +1,13 @@
-"""Settings in; milliseconds of a step, tokens per second, share of the floor and memory out, ours beside a peer's.
+"""Settings in; milliseconds of a step, tokens per second, utilisation and memory out, ours beside a peer's.
 
 Everybody trains the same shape on the same random tokens, each in a process of its own, in turns; the best round
 counts, for other processes only ever slow one down. The floor is the time that the step's floating-point operations
-would take at the rate that this machine multiplies large matrices with.
+would take at the rate that this machine multiplies large matrices with. MFU, model FLOPs utilisation, is the share of
+what the maker of the GPU says that it can do, where that is known (Chowdhery et al., 2022, section 4.1).
 """
 
 import dataclasses
+import functools
 import multiprocessing
 import statistics
 from collections.abc import Callable, Collection
@@ -16,6 +18,7 @@ import torch
 
 from minigpt.bench.rows import Row, row
 from minigpt.config import RunConfig, from_dict, to_dict
+from minigpt.data.batches import Batch
 from minigpt.decisions import decide
 from minigpt.errors import UserError
 from minigpt.extras import require
@@ -43,11 +46,15 @@ class Measured:
         seconds: of a step, the median.
         peak_bytes: of memory.
         flops_per_second: of the product of two large matrices in the precision of the step.
+        peak_flops: a second, by the maker of the device; None: not known.
+        sequences: of a micro-batch, where it had to be smaller than was asked for; else 0.
     """
 
     seconds: float
     peak_bytes: int
     flops_per_second: float
+    peak_flops: float | None = None
+    sequences: int = 0
 
 
 def bench_train(
@@ -137,11 +144,11 @@ def transformers_gpt2(settings: dict[str, Any], seconds: float) -> Measured:
     model = transformers.GPT2LMHeadModel(theirs).to(runtime.device).train()
     if runtime.device.type == "cuda":
         model.compile()
-    optimizer = torch.optim.AdamW(model.parameters(), config.optim.lr)
-    batches = random_batches(config, runtime.device)
+    on_gpu = runtime.device.type == "cuda"
+    optimizer = torch.optim.AdamW(model.parameters(), config.optim.lr, fused=on_gpu)
     low = runtime.dtype != torch.float32
 
-    def step() -> None:
+    def step(batches: list[Batch]) -> None:
         for batch in batches:
             with torch.autocast(runtime.device.type, runtime.dtype, enabled=low):
                 loss = model(batch.ids, labels=batch.ids).loss / len(batches)
@@ -150,14 +157,35 @@ def transformers_gpt2(settings: dict[str, Any], seconds: float) -> Measured:
         optimizer.step()
         optimizer.zero_grad()
 
-    return _measure(step, runtime, seconds)
+    return _with_room(step, config, runtime, seconds)
+
+
+def _with_room(
+    step: Callable[[list[Batch]], Any], config: RunConfig, runtime: Runtime, seconds: float
+) -> Measured:
+    """Measure a step, in micro-batches half as large where the memory does not hold those that are asked for."""
+    asked = micro = config.train.micro_batch_size or config.train.batch_size
+    while True:
+        train = dataclasses.replace(config.train, micro_batch_size=micro)
+        batches = random_batches(dataclasses.replace(config, train=train), runtime.device)
+        try:
+            found = _measure(functools.partial(step, batches), runtime, seconds)
+            return dataclasses.replace(found, sequences=micro if micro < asked else 0)
+        except torch.OutOfMemoryError:
+            if micro % 2:
+                raise
+            micro //= 2
+        runtime.forget()
 
 
 def _measure(step: Callable[[], Any], runtime: Runtime, seconds: float) -> Measured:
     repeat(step, runtime.wait, seconds=0, at_least=WARM_UP)
     times = repeat(step, runtime.wait, seconds=seconds)
     return Measured(
-        statistics.median(times), runtime.peak_memory_bytes(), flops_per_second(runtime)
+        statistics.median(times),
+        runtime.peak_memory_bytes(),
+        flops_per_second(runtime),
+        runtime.peak_flops(),
     )
 
 
@@ -171,10 +199,15 @@ def _in_a_process(
 
 def _rows(config: RunConfig, who: str, found: Measured, rate: float) -> list[Row]:
     tokens = config.train.batch_size * config.model.block_size
-    floor = tokens * training_flops_per_token(config.model) / rate
-    return [
+    flops = tokens * training_flops_per_token(config.model)
+    rows = [
         row("step", who, found.seconds * 1e3, "ms"),
         row("training", who, tokens / found.seconds, "tokens/s"),
-        row("share of the floor", who, 100 * floor / found.seconds, "%"),
+        row("share of the floor", who, 100 * flops / rate / found.seconds, "%"),
         row("peak memory", who, found.peak_bytes / 1e6, "MB"),
     ]
+    if found.peak_flops:
+        rows.insert(2, row("MFU", who, 100 * flops / found.seconds / found.peak_flops, "%"))
+    if found.sequences:
+        rows.append(row("micro-batch, smaller for room", who, found.sequences, "sequences"))
+    return rows

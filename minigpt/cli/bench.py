@@ -60,7 +60,7 @@ def bench_train(
     as_json: JSON = False,
     options: Annotated[Any, Parameter(name="*")] = NO_OPTIONS,
 ) -> None:
-    """Time a step of training: milliseconds, tokens per second, share of what the machine's products allow, memory.
+    """Time a step of training: milliseconds, tokens per second, share of what the machine can do, memory.
 
     Example: minigpt bench train --preset shakespeare-cpu --vs hf
 

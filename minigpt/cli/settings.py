@@ -49,6 +49,9 @@ QUANTIZE = Annotated[
     Literal["none", "int8"],
     Parameter(help="int8: weights as whole numbers with a scale for each row."),
 ]
+PARALLEL = Annotated[
+    str | None, Parameter(help="Short for --train.parallel: auto, ddp, fsdp or hsdp.")
+]
 DEVICE = Annotated[str | None, Parameter(help="Short for --train.device: auto, cpu, cuda or mps.")]
 
 

@@ -12,6 +12,7 @@ from minigpt.cli.settings import (
     FILES,
     MINUTES,
     NO_OPTIONS,
+    PARALLEL,
     PRESET,
     out_of,
     settings_of,
@@ -52,6 +53,7 @@ def train(
     out: Path | None = None,
     minutes: MINUTES = None,
     device: DEVICE = None,
+    parallel: PARALLEL = None,
     override: FLAG = False,
     again: FLAG = False,
     overfit: FLAG = False,
@@ -73,7 +75,9 @@ def train(
     overfit
         Only see whether the model can learn one small batch by heart; exit status 1 where it cannot. No run is made.
     """
-    short = {"data.source": data, "train.minutes": minutes, "train.device": device}
+    short = {
+        "data.source": data, "train.minutes": minutes, "train.device": device, "train.parallel": parallel,
+    }  # fmt: skip
     settings = settings_of(preset, files, options, short)
     if overfit:
         learn_by_heart(settings, as_json)
@@ -105,7 +109,9 @@ def plan(
     data: DATA = None,
     minutes: MINUTES = None,
     device: DEVICE = None,
+    parallel: PARALLEL = None,
     processes: int = 1,
+    gpus_per_host: int = 8,
     trial: bool = True,
     as_json: JSON = False,
     options: Annotated[Any, Parameter(name="*")] = NO_OPTIONS,
@@ -117,16 +123,21 @@ def plan(
     Parameters
     ----------
     processes
-        How many share the sequences of each step.
+        How many share the sequences of each step: one for each GPU, unless --device says cpu.
+    gpus_per_host
+        How many of them run on each host of a cluster.
     trial
         Try some steps on random tokens, for about five seconds, to know the time of the run.
     """
-    short = {"data.source": data, "train.minutes": minutes, "train.device": device}
+    short = {
+        "data.source": data, "train.minutes": minutes, "train.device": device, "train.parallel": parallel,
+    }  # fmt: skip
     settings = settings_of(preset, files, options, short)
     from minigpt.needs import needs
     from minigpt.plan import plan
     from minigpt.plan_text import as_text
 
-    facts = needs(settings, plan(settings, processes=processes), trial=trial)
+    facts = plan(settings, processes=processes)
+    facts = needs(settings, facts, trial=trial, gpus_per_host=gpus_per_host)
     show(as_text(facts))
     finish(as_json, facts)

@@ -13,6 +13,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_pretending = False
+
+
+def _on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not _pretending
+
+
+@contextlib.contextmanager
+def as_on_a_gpu() -> Generator[None]:
+    """Have tensors on a CPU keep for their gradients what a GPU's kernels keep, for those who count it.
+
+    GPUs norm and attend in the precision of the input; here both take fp32 inside, where a CPU is slow or off in less.
+    """
+    global _pretending
+    _pretending = True
+    try:
+        yield
+    finally:
+        _pretending = False
+
 
 class Linear(nn.Linear):
     """(…, inputs) -> (…, outputs), in the precision of the input."""
@@ -27,7 +47,7 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102  # ty: ignore[lost-keyword-for-regular-parameter]
         # A CPU sums the gradients of gains and biases in the precision of its input: in bf16 they are off by a tenth.
-        low = x.dtype.itemsize == 2 and x.device.type == "cpu"
+        low = x.dtype.itemsize == 2 and _on_cpu(x)
         inside = torch.float32 if low else x.dtype
         weight, bias = (None if p is None else p.to(inside) for p in (self.weight, self.bias))
         return F.layer_norm(x.to(inside), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
@@ -40,7 +60,8 @@ class RMSNorm(nn.RMSNorm):
         if x.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
         eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-        return _RMSNorm.apply(x.float(), self.weight, eps).to(x.dtype)
+        inside = torch.float32 if _on_cpu(x) else x.dtype
+        return _RMSNorm.apply(x.to(inside), self.weight.to(inside), eps).to(x.dtype)
 
 
 def scaled_dot_product_attention(
@@ -51,7 +72,7 @@ def scaled_dot_product_attention(
     To train on a CPU it computes in fp32, for the backward pass of its kernel there takes four times as long in bf16.
     """
     dtype = query.dtype
-    if query.requires_grad and query.device.type == "cpu" and dtype.itemsize == 2:
+    if query.requires_grad and _on_cpu(query) and dtype.itemsize == 2:
         query, key, value = query.float(), key.float(), value.float()
     return F.scaled_dot_product_attention(query, key, value, **options).to(dtype)
 

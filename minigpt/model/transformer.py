@@ -124,16 +124,20 @@ class GPT(nn.Module):
 
     def _initialise(self) -> None:
         """Draw the first weights: each part passes on what is as large as what it gets, but adds little of it yet."""
+        for name, parameter in self.named_parameters():
+            self.draw(name, parameter)
+
+    def draw(self, name: str, parameter: Tensor) -> None:
+        """Draw the first weights of the parameter of this name; gains stay as they are, at one."""
         # The last norm leaves channels of size one; so small a head starts near ln V at any width.
         head_std = min(0.02, 0.3 / self.config.n_embd**0.5)
         stds = {"embedding": 0.02, "position_embedding": 0.02, "head": head_std}
-        for name, parameter in self.named_parameters():
-            module, _, kind = name.rpartition(".")
-            if kind == "bias":
-                nn.init.zeros_(parameter)
-            elif parameter.dim() == 2:
-                std = stds.get(module, parameter.size(1) ** -0.5)  # LeCun et al. (1998)
-                if module.endswith(("attention.output", "mlp.down")):
-                    # 2L parts add to the stream: Radford et al. (2019), 2.3; 0.15: docs/experiments.md.
-                    std *= 0.15 / (2 * self.config.n_layer) ** 0.5
-                nn.init.normal_(parameter, std=std)
+        module, _, kind = name.rpartition(".")
+        if kind == "bias":
+            nn.init.zeros_(parameter)
+        elif parameter.dim() == 2:
+            std = stds.get(module, parameter.size(1) ** -0.5)  # LeCun et al. (1998)
+            if module.endswith(("attention.output", "mlp.down")):
+                # 2L parts add to the stream: Radford et al. (2019), 2.3; 0.15: docs/experiments.md.
+                std *= 0.15 / (2 * self.config.n_layer) ** 0.5
+            nn.init.normal_(parameter, std=std)

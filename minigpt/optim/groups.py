@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from minigpt.config import OptimConfig
 from minigpt.optim.muon import Muon
-from minigpt.ranks import Ranks
+from minigpt.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def parameter_groups(shapes: Mapping[str, Sequence[int]], config: OptimConfig) -
 
 
 def make_optimizer(
-    model: nn.Module, config: OptimConfig, ranks: Ranks | None = None
+    model: nn.Module, config: OptimConfig, ranks: Ranks = ALONE
 ) -> torch.optim.Optimizer:
     """Return the optimiser over the groups of the parameters that require a gradient.
 

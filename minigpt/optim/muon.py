@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from minigpt.optim.owners import share_out
-from minigpt.ranks import Ranks, own_part
+from minigpt.ranks import ALONE, Ranks, own_part
 
 # Of the polynomial a s + b s^3 + c s^5 that takes singular values in (0, 1] to about 1 when it is applied again and
 # again; steep at 0 rather than exact at 1: Jordan et al. (2024), "Muon", the section on tuning the coefficients.
@@ -109,7 +109,7 @@ class Muon(torch.optim.Optimizer):
         scale: str = "rms",
         dtype: torch.dtype = torch.float32,
         betas: tuple[float, float] = (0.9, 0.99),
-        ranks: Ranks | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Take the groups over.
 
@@ -122,14 +122,13 @@ class Muon(torch.optim.Optimizer):
             scale: of the update, "rms" or "spectral".
             dtype: of the products of Newton-Schulz.
             betas: AdamW's.
-            ranks: who trains these weights together; None: nobody else does.
+            ranks: who trains these weights together.
         """
         super().__init__(
             groups, {"lr": lr, "weight_decay": 0.0, "momentum": momentum, "nesterov": nesterov, "betas": betas}
         )  # fmt: skip
         self.momentum_warmup_steps, self.scale, self.dtype = momentum_warmup_steps, scale, dtype
-        self.shards = None if ranks is None else ranks.shards
-        self.copies = None if ranks is None else ranks.copies
+        self.shards, self.copies = ranks.shards, ranks.copies
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # ty: ignore[incompatible-method-override]

@@ -7,15 +7,15 @@ that tears them apart, far less is one that leaves them standing.
 import torch
 from torch import Tensor, nn
 
-from minigpt.ranks import Ranks, own_part
+from minigpt.ranks import ALONE, Ranks, own_part
 
 
 class UpdateRatio:
     """Compares the matrices of each block with what they were at `remember`."""
 
-    def __init__(self, blocks: nn.ModuleList, ranks: Ranks | None = None) -> None:
+    def __init__(self, blocks: nn.ModuleList, ranks: Ranks = ALONE) -> None:
         self._blocks = blocks
-        self._ranks = Ranks() if ranks is None else ranks
+        self._ranks = ranks
         self._before: list[list[Tensor]] | None = None
 
     def remember(self) -> None:
