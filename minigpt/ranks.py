@@ -6,11 +6,14 @@ their own (gloo), so that they never wait behind gradients.
 
 import contextlib
 import datetime
+import hashlib
 import os
 import re
 import signal
 import sys
 import threading
+import time
+import uuid
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
@@ -325,11 +328,24 @@ def join(device: torch.device) -> Ranks:
 
 
 def _meet(backend: str, rank: int, size: int) -> None:
-    """Find the other processes, who may be dead before they come."""
+    """Find the other processes, each of which may be dead before it comes.
+
+    torchrun restarts all of them with the same store, where the addresses of those before are kept. So each leaves a
+    name of its own there, and they go on under one that follows from all of these, once all have read the same.
+    """
+    everybody = range(size)
     try:
         store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=MEETING_WAIT))
-        store.set(f"here/{rank}", "")
-        store.wait([f"here/{other}" for other in range(size)], MEETING_WAIT)
+        store.set(f"here/{rank}", uuid.uuid4().hex)
+        deadline, meeting, found = time.monotonic() + MEETING_WAIT.total_seconds(), "", set()
+        while found != {meeting.encode()}:
+            if time.monotonic() > deadline:
+                raise dist.DistStoreError("of one that came, nothing more is heard")
+            here = b"".join(store.multi_get([f"here/{other}" for other in everybody]))
+            meeting = hashlib.sha256(here).hexdigest()
+            store.set(f"meeting/{rank}", meeting)
+            found = set(store.multi_get([f"meeting/{other}" for other in everybody]))
+            time.sleep(0.01)
     except dist.DistError as error:
         raise RunError(
             f"not all of the {size} processes have come within {MEETING_WAIT.seconds // 60} minutes "
@@ -337,7 +353,11 @@ def _meet(backend: str, rank: int, size: int) -> None:
         ) from None
     store.set_timeout(GRADIENTS_WAIT)
     dist.init_process_group(
-        backend, store=store, rank=rank, world_size=size, timeout=GRADIENTS_WAIT
+        backend,
+        store=dist.PrefixStore(meeting, store),
+        rank=rank,
+        world_size=size,
+        timeout=GRADIENTS_WAIT,
     )
 
 
