@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from minigpt import cli, config
+from minigpt.cli.app import show
 from minigpt.cli.settings import out_of
 from minigpt.config import ModelConfig, presets, to_toml
+from minigpt.errors import LostError, PeerError, RunError, UserError
 from minigpt.interop.loading import load
 from minigpt.interop.pth import write_pth
 from minigpt.model.transformer import GPT
@@ -751,3 +753,36 @@ def test_overfit_makes_no_run_and_says_by_its_status_whether_it_learnt(
     assert "minigpt: not learnt by heart" in shown.err
     assert "Traceback" not in shown.err
     assert not (tmp_path / "run").exists()
+
+
+def refused(sentence, of_one=False):
+    error = UserError(sentence)
+    error.is_of_one = of_one
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "speakers"),
+    [
+        (refused("wrong"), 2, {0: "", 8: "rank 8: "}),  # once on each host
+        (refused("wrong", of_one=True), 2, {0: "", 1: "rank 1: ", 3: "rank 3: ", 8: "rank 8: "}),
+        (RunError("wrong"), 1, {0: "", 1: "rank 1: ", 3: "rank 3: ", 8: "rank 8: "}),
+        (LostError("wrong"), 1, {0: "", 1: "rank 1: ", 8: "rank 8: "}),
+        (PeerError(143), 143, {}),
+    ],
+    ids=["all have it", "one has it", "of one", "lost", "of another"],
+)
+def test_of_several_processes_one_says_why_they_end(error, status, speakers, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        show("a result")
+        raise error
+
+    monkeypatch.setattr("minigpt.pretrain.train", fail)
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    for rank in (0, 1, 3, 8):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank % 8))
+        assert call("train", "--data", "text") == status
+        printed = capsys.readouterr()
+        wanted = f"minigpt: {speakers[rank]}wrong\n" if rank in speakers else ""
+        assert (printed.err, printed.out) == (wanted, "" if rank else "a result\n")

@@ -76,3 +76,14 @@ def test_gpus_are_known_by_their_names(name, dtype, tera):
 )  # fmt: skip
 def test_what_is_not_known_has_no_peak(name, dtype):
     assert machine.peak_flops(name, dtype) is None
+
+
+def test_one_process_is_the_first_and_several_have_their_ranks(monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for size, ranks in (("1", (0, 0)), ("4", (3, 1))):
+        monkeypatch.setenv("WORLD_SIZE", size)
+        assert machine.is_one_of_several() == (size == "4")
+        assert (machine.rank(), machine.rank("LOCAL_RANK")) == ranks
+    monkeypatch.setenv("RANK", "first")
+    assert machine.rank() == 0

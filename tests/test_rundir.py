@@ -328,3 +328,14 @@ def test_a_checkpoint_of_large_weights_and_of_an_optimizer_in_parts_is_whole(tmp
     file = checkpoint.path / "optimizer" / parts.name
     file.write_bytes(file.read_bytes()[:-1])
     assert f"optimizer/{parts.name} has" in checkpoint.fault()
+
+
+def test_a_run_knows_which_call_of_torchrun_has_begun_it(tmp_path):
+    run = RunDir(tmp_path)
+    assert not run.is_signed("one")
+    run.sign("one")
+    assert run.is_signed("one")
+    assert not run.is_signed("another")
+    run.clear()
+    assert not run.is_signed("one")
+    run.sign("")  # of none

@@ -168,3 +168,11 @@ assert "torch._dynamo" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_signal_of_before_counts_as_one_of_now():
+    signals = StopSignals(threading.Event())
+    signals.take(0)
+    assert signals.number == 0
+    signals.take(signal.SIGTERM)
+    assert signals.number == signal.SIGTERM
