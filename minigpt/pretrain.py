@@ -18,10 +18,11 @@ from minigpt.decisions import decide
 from minigpt.errors import UserError
 from minigpt.job import TrainingJob
 from minigpt.log import Log, results
+from minigpt.meeting import join, launch, restarts
 from minigpt.model.families import FAMILIES, family_of
 from minigpt.model.size import parameter_count, with_vocabulary
 from minigpt.place import Place
-from minigpt.ranks import ALONE, Ranks, join, launch, restarts
+from minigpt.ranks import ALONE, Ranks
 from minigpt.resuming import (
     are_safely_more_steps,
     other_circumstances,

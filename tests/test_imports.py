@@ -12,8 +12,8 @@ import minigpt
 PACKAGE = Path(minigpt.__file__).parent
 # From what knows nothing to what knows everything. A module imports from its own place or from those before it.
 ORDER = [
-    ["background", "errors", "machine", "timing"], ["extras", "files", "ranks"], ["config", "progress"], ["download"],
-    ["tokenizer"], ["data"], ["model"], ["loss_scale"], ["loss", "optim"], ["parts", "whole", "parallel"], ["runtime"],
+    ["background", "errors", "machine", "timing"], ["extras", "files", "ranks"], ["meeting"],
+    ["config", "progress"], ["download"], ["tokenizer"], ["data"], ["model"], ["loss_scale"], ["loss", "optim"], ["parts", "whole", "parallel"], ["runtime"],
     ["decisions"], ["rundir", "place", "trackers", "verdict"], ["saving", "resuming"], ["log"],
     ["drawing", "page"], ["curves"], ["report"], ["sampling"], ["inference"], ["interop"], ["evaluate"], ["guard"],
     ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["job"], ["trial"],

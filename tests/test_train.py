@@ -7,7 +7,6 @@ from minigpt.bench.train import (
     CHARACTERS,
     WARM_UP,
     Measured,
-    _peak_flops,
     _rows,
     _with_room,
     bench_train,
@@ -69,9 +68,9 @@ def test_utilisation_stands_in_the_rows_where_the_peak_is_known(monkeypatch):
     assert rows["micro-batch, smaller for room"] == 1
     unknown = dataclasses.replace(found, peak_flops=None, sequences=0)
     assert len(_rows(config, "hf", unknown, 8.0 * flops)) == 4
-    assert _peak_flops(Runtime(torch.device("cpu"), "fp32")) is None
+    assert Runtime(torch.device("cpu"), "fp32").peak_flops() is None
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    assert _peak_flops(Runtime(torch.device("cuda"), "bf16")) == 989e12
+    assert Runtime(torch.device("cuda"), "bf16").peak_flops() == 989e12
 
 
 def test_a_peer_without_room_takes_smaller_micro_batches():
