@@ -13,12 +13,12 @@ PACKAGE = Path(minigpt.__file__).parent
 # From what knows nothing to what knows everything. A module imports from its own place or from those before it.
 ORDER = [
     ["background", "errors", "machine", "timing"], ["extras", "files", "ranks"], ["meeting"],
-    ["config", "progress"], ["download"], ["tokenizer"], ["data"], ["model"], ["loss_scale"], ["loss", "optim"], ["parts", "whole", "parallel"], ["runtime"],
-    ["decisions"], ["rundir", "place", "trackers", "verdict"], ["saving", "resuming"], ["log"],
-    ["drawing", "page"], ["curves"], ["report"], ["sampling"], ["inference"], ["interop"], ["evaluate"], ["guard"],
-    ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["job"], ["trial"],
-    ["speed"], ["pretrain"], ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["plan_text"], ["cli"],
-    ["__main__"],
+    ["config", "progress"], ["download"], ["tokenizer"], ["data"], ["model"], ["loss_scale"], ["loss", "optim"],
+    ["parts", "whole", "parallel"], ["runtime"], ["decisions"], ["rundir", "place", "trackers", "verdict"],
+    ["saving", "resuming"], ["log"], ["drawing", "page"], ["curves"], ["report"], ["sampling"], ["inference"],
+    ["interop"], ["evaluate"], ["guard"], ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["job"], ["trial"],
+    ["speed"], ["pretrain"], ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["plan_text"],
+    ["cli"], ["__main__"],
 ]  # fmt: skip
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
