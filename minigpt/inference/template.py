@@ -209,7 +209,8 @@ class Template:
 def _unused(texts: Sequence[str], count: int) -> str:
     """Return so many characters, for private use, that are in none of the texts."""
     used = set().union(*texts)
-    return "".join([c for c in map(chr, range(0xE000, 0xF900)) if c not in used][:count])
+    private = map(chr, itertools.chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE)))
+    return "".join(itertools.islice((c for c in private if c not in used), count))
 
 
 def _unmarked(text: str, begin: str, end: str) -> tuple[str, list[Span]]:
