@@ -6,7 +6,7 @@
     Hello.<|im_end|>
 
 Chat, server and `transformers` read it from there. The blocks for training have `transformers` return the same mask as
-`minigpt.inference.template` (`return_assistant_tokens_mask`). ChatML is of OpenAI (2023), in the form of Qwen and others,
+`minigpt.inference.template` (`return_assistant_tokens_mask`). ChatML is of OpenAI (2023), as Qwen and others have it,
 without a system message of its own.
 """
 

@@ -1,8 +1,8 @@
 """Conversations in, examples out: ids, and which of them are targets, none longer than the model's context.
 
-Targets are the assistant's tokens alone, each answer with the token that ends it. A conversation that is too long is cut
-after the last answer with which it still fits: every answer that stays has before it all that it was an answer to, as
-when the model is talked with. One whose first answer does not fit is left out.
+Targets are the assistant's tokens alone, each answer with the token that ends it. A conversation that is too long is
+cut after the last answer with which it still fits: every answer that stays has before it all that it was an answer to,
+as when the model is talked with. One whose first answer does not fit is left out.
 """
 
 import bisect
@@ -98,8 +98,8 @@ def make_examples(
     """
     if not template.ends():
         raise UserError(
-            "the chat template writes no special token after an answer, so that a tuned model would never end one; take "
-            "a template that does"
+            "the chat template writes no special token after an answer, so that a tuned model would never end one; "
+            "take a template that does"
         )
     made = Examples(conversations.unit, room)
     for recorded in conversations.good:
