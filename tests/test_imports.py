@@ -17,7 +17,8 @@ ORDER = [
     ["decisions"], ["rundir", "place", "trackers", "verdict"], ["saving", "resuming"], ["log"],
     ["drawing", "page"], ["curves"], ["report"], ["sampling"], ["inference"], ["interop"], ["evaluate"], ["guard"],
     ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["job"], ["trial"],
-    ["speed"], ["pretrain"], ["finetune"], ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["plan_text"], ["cli"],
+    ["speed"], ["pretrain"], ["finetune"], ["needs"],
+    ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["plan_text"], ["cli"],
     ["__main__"],
 ]  # fmt: skip
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}

@@ -153,10 +153,13 @@ def test_the_labels_hold_where_a_tokenizer_writes_a_text_in_another_way():
     assert said_by(found, composing) == "é!<|im_end|>"
 
 
-def test_an_end_behind_the_block_belongs_to_the_answer_and_one_inside_needs_no_other():
-    behind = CHATML.replace("message['content'] + '<|im_end|>' }}\n        {%- endgen", "message['content'] }}\n        {%- endgen").replace(
-        "{%- endgeneration %}", "{%- endgeneration %}{{- '\\n<|im_end|>' }}"
-    )  # fmt: skip
+def test_an_end_behind_the_block_belongs_to_the_answer():
+    block = "{% generation %}{{ m.content }}{% endgeneration %}"
+    behind = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+        f"{{% if m.role == 'assistant' %}}{block}{{% else %}}{{{{ m.content }}}}{{% endif %}}"
+        "{{ '\n<|im_end|>' }}{% endfor %}"
+    )
     tokenizer = bpe_tokenizer([])
     said = messages_of([("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")])
     found = Template(behind, tokenizer).labelled(said)
