@@ -25,7 +25,7 @@ from minigpt.tokenizer import Tokenizer
 
 WRITTEN = (
     "model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "metrics.jsonl", "samples.txt", "train.log", "data.json", "report.html", "wandb.json",
+    "chat_template.jinja", "metrics.jsonl", "samples.txt", "train.log", "data.json", "report.html", "wandb.json",
 )  # fmt: skip
 TRACKED = ("tensorboard", "wandb")  # folders of what shows the run elsewhere
 ASIDE = ".older.tmp"  # a checkpoint, while one of the same step takes its place

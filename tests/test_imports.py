@@ -17,8 +17,8 @@ ORDER = [
     ["parts", "whole", "parallel"], ["runtime"], ["decisions"], ["rundir", "place", "trackers", "verdict"],
     ["saving", "resuming"], ["log"], ["drawing", "page"], ["curves"], ["report"], ["sampling"], ["inference"],
     ["interop"], ["evaluate"], ["guard"], ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["job"], ["trial"],
-    ["speed"], ["pretrain"], ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["plan_text"],
-    ["cli"], ["__main__"],
+    ["speed"], ["pretrain"], ["finetune"], ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"],
+    ["plan_text"], ["cli"], ["__main__"],
 ]  # fmt: skip
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
@@ -64,6 +64,7 @@ def test_no_circles_inside_a_package():
         "bench",
         "cli",
         "inference",
+        "finetune",
     ):
         graph = {}
         for path in (PACKAGE / package).glob("*.py"):

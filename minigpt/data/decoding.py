@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import gzip
 import io
+import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,25 @@ def opened(path: Path) -> Generator[BinaryIO]:
             yield io.BufferedReader(_Zstandard(file, path), BLOCK)
         else:
             yield file
+
+
+@contextlib.contextmanager
+def refusing_damage(path: Path) -> Generator[None]:
+    """Say in a sentence why a file cannot be read in the block, where it is damaged, gone or not ours to read.
+
+    Raises:
+        UserError: it names the file and the reason.
+    """
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}); fetch it again") from None
+    except FileNotFoundError:
+        raise UserError(f"{path} has gone; put it back and run again") from None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {(error.strerror or str(error)).strip()}"
+        ) from None
 
 
 class _Zstandard(io.RawIOBase):

@@ -7,16 +7,13 @@ of JSON, CSV or Parquet is, for its format gives it whole. A text file is one do
 `<|endoftext|>`.
 """
 
-import gzip
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from minigpt.data.decoding import COMPRESSED, Reading, decoded, opened
+from minigpt.data.decoding import COMPRESSED, Reading, decoded, opened, refusing_damage
 from minigpt.data.records import Block, read_csv, read_jsonl, read_parquet
-from minigpt.errors import UserError
 from minigpt.tokenizer.cutting import cut_points
 from minigpt.tokenizer.patterns import END_OF_TEXT
 
@@ -30,19 +27,8 @@ def read_file(path: Path, reading: Reading) -> Iterator[Piece]:
     Raises:
         UserError: the file is binary, damaged, not UTF-8 (with the offset), or a record has no such field.
     """
-    try:
-        with opened(path) as file:
-            yield from as_pieces(_blocks(path, file, reading))
-    except UserError:
-        raise
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is damaged ({error}); fetch it again") from None
-    except FileNotFoundError:
-        raise UserError(f"{path} has gone; put it back and run again") from None
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {(error.strerror or str(error)).strip()}"
-        ) from None
+    with refusing_damage(path), opened(path) as file:
+        yield from as_pieces(_blocks(path, file, reading))
 
 
 def utf8_size(text: str) -> int:

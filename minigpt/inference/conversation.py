@@ -5,21 +5,12 @@ of special tokens in what people and models say stay text. Without one, the conv
 """
 
 import bisect
-import datetime
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from minigpt.errors import UserError, first_line
+from minigpt.errors import UserError
+from minigpt.inference.template import Message, Template
 from minigpt.tokenizer import Tokenizer
-
-Message = dict[str, str]  # {"role": system, user or assistant, "content": text}
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,7 @@ class Conversation:
             UserError: the template is damaged, or the tokenizer does not know a character of `system`.
         """
         self._tokenizer = tokenizer
-        self._template = None if template is None else _Template(template, tokenizer)
+        self._template = None if template is None else Template(template, tokenizer)
         self.ends = frozenset() if self._template is None else self._template.ends()
         self._line_end = _line_end(tokenizer)
         self.messages: list[Message] = []
@@ -160,116 +151,3 @@ def _line_end(tokenizer: Tokenizer) -> str:
     except UserError:
         return ""
     return "\n"
-
-
-class _Template:
-    """A chat template and the tokenizer that its text is for."""
-
-    def __init__(self, source: str, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._specials = sorted(tokenizer.specials, key=len, reverse=True)  # the longest is found
-        self._special = re.compile(f"({'|'.join(map(re.escape, self._specials)) or '(?!)'})")
-        added = tokenizer.backend.get_added_tokens_decoder().values()
-        self._strip_left = {
-            token.content for token in added if token.lstrip
-        }  # take the spaces there
-        self._strip_right = {token.content for token in added if token.rstrip}
-        try:
-            self._compiled = _environment().from_string(source)
-        except jinja2.TemplateError as error:
-            raise UserError(f"the chat template is no Jinja ({first_line(error)})") from None
-
-    def ids(self, messages: Sequence[Message]) -> list[int]:
-        """Return the ids up to where the answer begins.
-
-        A special token is one where the template writes its name; in a message it is text. So the template is shown
-        messages with something else in the place of such names.
-        """
-        mark = _unused([message["content"] for message in messages])
-        shown = [
-            message | {"content": self._special.sub(self._hide(mark), message["content"])}
-            for message in messages
-        ]
-        ids: list[int] = []
-        hidden = re.compile(f"{mark}(\\d+){mark}")
-        parts = ["", *self._special.split(self._render(shown, True)), ""]
-        for before, text, after in zip(parts[:-2:2], parts[1::2], parts[2::2], strict=True):
-            ids += [self._tokenizer.specials[before]] if before else []
-            text = text.lstrip() if before in self._strip_right else text
-            text = text.rstrip() if after in self._strip_left else text
-            text = hidden.sub(lambda found: self._specials[int(found[1])], text)
-            ids += self._tokenizer.encode(text) if text else []
-        return ids
-
-    def ends(self) -> frozenset[int]:
-        """Return the special token that the template writes after an answer."""
-        mark = _unused([])
-        said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
-        after = self._render(said, False).partition(mark)[2]
-        found = self._special.match(after.lstrip())
-        return frozenset([self._tokenizer.specials[found[1]]] if found else [])
-
-    def _hide(self, mark: str) -> Any:
-        return lambda found: f"{mark}{self._specials.index(found[1])}{mark}"
-
-    def _render(self, messages: Sequence[Message], expects_answer: bool) -> str:
-        tokenizer = self._tokenizer
-        begin, end = (
-            "" if i is None else tokenizer.pieces[i].decode()
-            for i in (tokenizer.bos_id, tokenizer.eos_id)
-        )
-        try:
-            return self._compiled.render(
-                messages=messages, add_generation_prompt=expects_answer, bos_token=begin, eos_token=end,
-                tools=None, documents=None,
-            )  # fmt: skip
-        except (
-            Exception
-        ) as error:  # a template is a program of someone else, and may raise anything
-            raise UserError(
-                f"the chat template refuses the conversation: {first_line(error)}"
-            ) from None
-
-
-def _unused(texts: Sequence[str]) -> str:
-    """Return a character, for private use, that is in none of the texts."""
-    used = set().union(*texts)
-    return next(c for c in map(chr, range(0xE000, 0xF900)) if c not in used)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """Return what `transformers` gives a template, so that it renders the same here; it can do no harm."""
-    made: Any = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
-    )
-    made.filters["tojson"] = _to_json
-    made.globals |= {"raise_exception": _refuse, "strftime_now": _now}
-    return made
-
-
-class _Generation(Extension):
-    """{% generation %} … {% endgeneration %}, which marks for training what the model is to say."""
-
-    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
-
-    def parse(self, parser: Any) -> Any:
-        """Return what stands in the block."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None,
-    sort_keys: bool = False,
-) -> str:  # fmt: skip
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _now(pattern: str) -> str:
-    return datetime.datetime.now().strftime(pattern)

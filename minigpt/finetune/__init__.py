@@ -1,0 +1,1 @@
+"""Conversations in, a model that answers out."""
