@@ -100,7 +100,7 @@ def swap_in(model: GPT, config: LoraConfig, *, rows: Sequence[int] = (), seed: i
 def put_in(
     model: GPT, parts: Mapping[str, Part], *, rows: Sequence[int] = (), dropout: float = 0.0
 ) -> GPT:
-    """Put adapters into a model by the names of its layers, freeze all else, and return the model; errors as `swap_in`."""
+    """Put adapters into a model by the names of its layers, and return it with all else frozen; errors as `swap_in`."""
     model.requires_grad_(False)
     if rows:
         move_rows(model, rows)
@@ -114,7 +114,7 @@ def put_in(
 
 @torch.no_grad()
 def merge(model: GPT) -> GPT:
-    """Fold all adapters into the weights and return the model, plain and whole trainable; without adapters, as it is."""
+    """Fold all adapters into the weights and return the model, plain and all of it trainable again."""
     for name, layer in adapters(model).items():
         layer.base.weight.copy_(layer.weight)
         _set(model, name, layer.base)

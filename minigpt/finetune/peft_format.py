@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minigpt.errors import UserError, plain
 from minigpt.files import read_json, replace_json, replacing
-from minigpt.finetune.lora import Part, adapters, linear_layers, put_in
+from minigpt.finetune.lora import LoraLinear, Part, adapters, linear_layers, put_in
 from minigpt.finetune.rows import RowsEmbedding, RowsHead
 from minigpt.model.families import FAMILIES, FLOATING, family_of
 from minigpt.model.transformer import GPT
@@ -88,15 +88,8 @@ def write_adapter(folder: Path, model: GPT, base: str) -> None:
     table = _module_names(model)
     parts: dict[str, Part] = {}
     for theirs, ours in table.items():
-        own = [found.get(name) for name in ours]
-        if any(own):
-            layers = [model.get_submodule(name) for name in ours]
-            parts[theirs] = _stacked(
-                [
-                    Part(o.lora_A, o.lora_B, o.scale) if o else _nothing(layer.weight)
-                    for o, layer in zip(own, layers, strict=True)
-                ]
-            )
+        if found.keys() & set(ours):
+            parts[theirs] = _stacked([_part_of(_layer(model, name)) for name in ours])
     tensors = {
         f"{_PREFIX}{name}{ending}": matrix
         for name, part in parts.items()
@@ -146,8 +139,18 @@ def _table_names(model: GPT) -> tuple[str, str]:
     return embedding.removesuffix(".weight"), head.removesuffix(".weight")
 
 
-def _nothing(weight: Tensor) -> Part:
-    return Part(weight.new_zeros(0, weight.size(1)), weight.new_zeros(weight.size(0), 0), 0.0)
+def _layer(model: GPT, name: str) -> nn.Linear | LoraLinear:
+    layer = model.get_submodule(name)
+    assert isinstance(layer, nn.Linear | LoraLinear)
+    return layer
+
+
+def _part_of(layer: nn.Linear | LoraLinear) -> Part:
+    """Return the adapter of a layer; of a layer without one, one of rank 0."""
+    if isinstance(layer, LoraLinear):
+        return Part(layer.lora_A, layer.lora_B, layer.scale)
+    outputs, inputs = layer.weight.shape
+    return Part(layer.weight.new_zeros(0, inputs), layer.weight.new_zeros(outputs, 0), 0.0)
 
 
 def _stacked(parts: list[Part]) -> Part:
@@ -205,7 +208,8 @@ def _ends(name: str, end: str) -> bool:
 
 def _written_rows(model: GPT) -> tuple[Any, Tensors]:
     """Return `trainable_token_indices` and the rows themselves under PEFT's names."""
-    embedding, head = model.embedding, model.head
+    embedding: nn.Module = model.embedding
+    head: nn.Module = model.head
     if not isinstance(embedding, RowsEmbedding) or not isinstance(head, RowsHead):
         return None, {}
     ids = embedding.rows.tolist()
@@ -246,7 +250,8 @@ def put_adapter(model: GPT, folder: Path) -> GPT:
     except UserError as error:
         raise UserError(f"{folder} cannot be loaded as an adapter: {error}") from None
     put_in(model, adapter.parts, rows=adapter.rows, dropout=adapter.dropout)
-    for table, rows in ((model.embedding, adapter.embedding), (model.head, adapter.head)):
+    tables: tuple[nn.Module, nn.Module] = (model.embedding, model.head)
+    for table, rows in zip(tables, (adapter.embedding, adapter.head), strict=True):
         if rows is not None:
             assert isinstance(table, RowsEmbedding | RowsHead)
             before = table.base.weight[table.rows].float()
@@ -349,8 +354,8 @@ def _parts(
     name: str, ours: tuple[str, ...], a: Tensor, b: Tensor, settings: Mapping[str, Any], model: GPT
 ) -> dict[str, Part]:
     """Return the adapters of our layers that one module of Hugging Face stands for."""
-    layers = [model.get_submodule(own) for own in ours]
-    outputs, inputs = sum(layer.weight.size(0) for layer in layers), layers[0].weight.size(1)
+    shapes = [tuple(_layer(model, own).weight.shape) for own in ours]
+    outputs, inputs = sum(shape[0] for shape in shapes), shapes[0][1]
     rank = _by_pattern(settings, "rank_pattern", "r", name, 8)
     if rank != int(rank) or rank < 1:
         raise UserError(f"the rank of {name} is {rank:g}; wanted a whole number from 1 on")
@@ -363,7 +368,7 @@ def _parts(
     # Kalajdzievski (2023), "rsLoRA": divided by the root of the rank.
     scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
     a, b = a.float(), b.float()
-    lower = b.split([layer.weight.size(0) for layer in layers])
+    lower = b.split([shape[0] for shape in shapes])
     upper = [a] * len(ours)
     if len(ours) > 1 and (blocks := _blocks(lower)) is not None:
         upper, lower = list(a.tensor_split(len(ours))), blocks
@@ -448,11 +453,12 @@ def _join_rows(
     found: Mapping[str, tuple[list[int], Tensor]],
     model: GPT,
 ) -> None:
-    """Put the rows of two tables into one list of ids; a row that was trained in one of them is as before in the other."""
+    """Put the rows of two tables into one list of ids; one that was trained in one table is as before in the other."""
     for ids, _ in found.values():
         if len(set(ids)) < len(ids) or not all(0 <= one < model.config.vocab_size for one in ids):
             raise UserError(
-                f"its trainable_token_indices have ids twice or beyond the {model.config.vocab_size:,} rows of the model"
+                f"its trainable_token_indices have ids twice or beyond the {model.config.vocab_size:,} rows of the "
+                "model"
             )
     rows = sorted({one for ids, _ in found.values() for one in ids})
     joined = []

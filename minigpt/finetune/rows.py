@@ -23,6 +23,8 @@ class RowsEmbedding(nn.Module):
         delta: by how much each is moved, (n, C); a tied head shares it.
     """
 
+    rows: Tensor
+
     def __init__(self, base: nn.Embedding, rows: Tensor, delta: nn.Parameter) -> None:
         super().__init__()
         self.base, self.delta = base, delta
@@ -36,12 +38,14 @@ class RowsEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Return the rows of the ids."""
         x = self.base(ids)
-        chosen = ids.unsqueeze(-1) == self.rows  # (B, T, n)
+        chosen = torch.eq(ids.unsqueeze(-1), self.rows)  # (B, T, n)
         return x + chosen.to(x.dtype) @ self.delta.to(x.dtype)
 
 
 class RowsHead(nn.Module):
     """(…, C) -> (…, V): a head of which some rows are moved; attributes as `RowsEmbedding`."""
+
+    rows: Tensor
 
     def __init__(self, base: nn.Linear, rows: Tensor, delta: nn.Parameter) -> None:
         super().__init__()
@@ -67,23 +71,24 @@ def move_rows(model: GPT, rows: Sequence[int]) -> None:
     embedding, head = model.embedding, model.head
     places = _checked(rows, model.config.vocab_size).to(embedding.weight.device)
     delta = _zeros(len(rows), embedding.weight)
-    model.embedding = RowsEmbedding(embedding, places, delta)
+    model.add_module("embedding", RowsEmbedding(embedding, places, delta))
     if not model.config.tie_embeddings:
         delta = _zeros(len(rows), head.weight)
-    model.head = RowsHead(head, places, delta)
+    model.add_module("head", RowsHead(head, places, delta))
 
 
 @torch.no_grad()
 def settle_rows(model: GPT) -> None:
     """Add what the rows were moved by to the tables, and put those back where they were; without such rows, nothing."""
-    embedding, head = model.embedding, model.head
+    embedding: nn.Module = model.embedding
+    head: nn.Module = model.head
     if isinstance(embedding, RowsEmbedding):
         embedding.base.weight.copy_(embedding.weight)
-        model.embedding = embedding.base
+        model.add_module("embedding", embedding.base)
     if isinstance(head, RowsHead):
         if not model.config.tie_embeddings:
             head.base.weight.copy_(head.weight)
-        model.head = head.base
+        model.add_module("head", head.base)
 
 
 def _moved(table: Tensor, rows: Tensor, delta: Tensor) -> Tensor:
