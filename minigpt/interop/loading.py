@@ -1,4 +1,4 @@
-"""The name of a model in, model and tokenizer out: runs, checkpoints, Hugging Face directories, adapters, files of weights.
+"""The name of a model in, model and tokenizer out: runs, Hugging Face directories, adapters, files of weights.
 
 runs/NAME  runs/NAME/checkpoints/step-…  a Hugging Face directory  hf:OWNER/NAME  weights.pth  bytes of weights
 an adapter in PEFT's format, which says what model it belongs to
