@@ -193,7 +193,7 @@ def test_an_adapter_is_loaded_with_its_base_merged_or_to_go_on_with(tmp_path):
     model = make_adapter(tmp_path, str(tmp_path / "base"), rows=[257])
     merged, tokenizer = load(tmp_path / "adapter")
     apart, _ = load(str(tmp_path / "adapter"), merged=False)
-    ids = torch.tensor([tokenizer.encode("abc abc") + [257]])
+    ids = torch.tensor([[*tokenizer.encode("abc abc"), 257]])
     torch.testing.assert_close(merged(ids), model(ids), atol=1e-5, rtol=0)
     torch.testing.assert_close(apart(ids), model(ids), atol=1e-5, rtol=0)
     assert not merged.training
@@ -231,7 +231,7 @@ def test_an_adapter_without_a_usable_base_is_refused(tmp_path):
         ("", "names no model that it belongs to; put a path or a name of the Hub under"),
         ("/not/there/\x1b", r"belongs to the model /not/there/\\x1b, which is not there; put its"),
         ("a\0b", r"belongs to the model a\\x00b, which is not there"),
-        (".", "which is an adapter itself; merge that one first: minigpt export"),
+        ("../adapter", "which is an adapter itself; merge that one first: minigpt export"),
     ):
         make_adapter(tmp_path, base)
         with pytest.raises(UserError, match=text):
