@@ -10,13 +10,12 @@ from minigpt.config import LoraConfig
 from minigpt.errors import UserError
 from minigpt.finetune.lora import adapters, merge, swap_in
 from minigpt.finetune.peft_format import base_named_in, put_adapter, write_adapter
+from minigpt.finetune.rows import add_rows
 from minigpt.model.transformer import GPT
 
 from .conftest import SWITCHES
 from .test_lora import IDS, make, shaken
 
-# As PEFT knows them; those of our own architecture are in `SWITCHES` beside them.
-KNOWN = [name for name in SWITCHES if not name.startswith("own")]
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -119,7 +118,7 @@ BAD_SETTINGS = [
     ({"peft_type": "IA3"}, "its peft_type is 'IA3'; wanted LORA"),
     ({"use_dora": True}, "its use_dora is True, which is not supported here; merge it with peft"),
     ({"bias": "all"}, "its bias is 'all', which is not supported"),
-    ({"modules_to_save": ["lm_head"]}, r"its modules_to_save is \['lm_head'\], which is not"),
+    ({"modules_to_save": ["norm"]}, r"its modules_to_save is \['norm'\], which is not"),
     ({"init_lora_weights": "pissa"}, "its init_lora_weights is 'pissa', which is not"),
     ({"task_type": "SEQ_CLS"}, "its task_type is 'SEQ_CLS', which is not"),
     ({"some_new_kind": {"a": 1}}, "its some_new_kind is"),
@@ -138,8 +137,8 @@ BAD_SETTINGS = [
     ({"trainable_token_indices": None}, f"{ROWS} has no place in this model"),
     ({"trainable_token_indices": {"head": [2]}}, "name head; wanted model.embed_tokens or lm_head"),
     ({"trainable_token_indices": [2, "a"]}, "its trainable_token_indices are .*; wanted a list"),
-    ({"trainable_token_indices": [2, 2]}, "have ids twice or beyond the 29 rows"),
-    ({"trainable_token_indices": [2, 29]}, "have ids twice or beyond the 29 rows"),
+    ({"trainable_token_indices": [2, 2]}, "have ids twice or below 0"),
+    ({"trainable_token_indices": [2, 30]}, "it trains the row 30, but not every one from 29, th"),
     ({"trainable_token_indices": [2]}, r"trainable_tokens_delta is \(2, 32\), wanted \(1, 32\)"),
     ({"trainable_token_indices": {"lm_head": [2]}}, "lm_head.token_adapter.* is missing"),
 ]  # fmt: skip
@@ -205,15 +204,18 @@ old_name = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureW
 
 def theirs_of(folder):
     transformers = importlib.import_module("transformers")
+    importlib.import_module("minigpt.hf")  # registers our own architecture
     return transformers.AutoModelForCausalLM.from_pretrained(folder / "base").eval()
 
 
 @old_name
 @pytest.mark.slow
 @pytest.mark.parametrize("targets", ["all", "attention"])
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", SWITCHES)
 def test_peft_gives_the_same_logits(name, targets, tmp_path, peft):
-    model = write(tmp_path, name, targets=targets, rank=3, alpha=4.5)
+    # `peft` takes the end of a name for the name, and so position_embedding for our embedding.
+    rows = () if name == "own: learned with rmsnorm" else (2, 28)
+    model = write(tmp_path, name, rows, targets=targets, rank=3, alpha=4.5)
     theirs = peft.PeftModel.from_pretrained(theirs_of(tmp_path), tmp_path / "adapter").eval()
     with torch.no_grad():
         torch.testing.assert_close(theirs(IDS).logits, model(IDS), atol=1e-5, rtol=0)
@@ -260,10 +262,59 @@ def test_an_adapter_that_peft_made_gives_the_same_logits(name, options, tmp_path
     torch.testing.assert_close(again(IDS), wanted, atol=1e-5, rtol=0)
 
 
+@old_name
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2", "llama", "llama, untied, wide heads"])
+def test_rows_for_new_tokens_go_both_ways(name, tmp_path, peft):
+    """As `peft` wants it, the tables of the base are enlarged before."""
+    model = make(name)
+    model.save_pretrained(tmp_path / "base")
+    add_rows(model, 2)
+    shaken(swap_in(model, LoraConfig(rank=2), rows=[29, 30, 4]))
+    write_adapter(tmp_path / "adapter", model, str(tmp_path / "base"))
+    ids = IDS + 7
+    torch.testing.assert_close(read(tmp_path)(ids), model(ids), atol=1e-5, rtol=0)
+    assert merge(read(tmp_path)).config.vocab_size == 31
+
+    base = theirs_of(tmp_path)
+    base.resize_token_embeddings(31)
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, model(ids), atol=1e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing", "ignore:Setting .save_embedding")
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [None, [29, 30]])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "llama, untied, wide heads"])
+def test_tables_that_peft_saves_whole_are_read(name, rows, tmp_path, peft):
+    base, tied = make(name), make(name).config.tie_embeddings
+    base.save_pretrained(tmp_path / "base")
+    theirs = theirs_of(tmp_path)
+    theirs.resize_token_embeddings(31)
+    table = "wte" if name == "gpt2" else "embed_tokens"
+    indices = rows if rows is None or tied else {table: rows, "lm_head": rows}
+    targets = ["c_attn"] if name == "gpt2" else ["q_proj"]
+    settings = peft.LoraConfig(
+        r=2,
+        target_modules=targets,
+        fan_in_fan_out=name == "gpt2",
+        task_type="CAUSAL_LM",
+        trainable_token_indices=indices,
+        modules_to_save=[table, "lm_head"] if rows is None and not tied else None,
+    )
+    theirs = shaken(peft.get_peft_model(theirs, settings)).eval()
+    theirs.save_pretrained(tmp_path / "adapter")
+    ours, ids = read(tmp_path), IDS + 7
+    assert ours.config.vocab_size == 31
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-5, rtol=0)
+
+
 UNSUPPORTED = [
     {"use_dora": True},
     {"bias": "lora_only"},
-    {"modules_to_save": ["lm_head"]},
+    {"modules_to_save": ["norm"]},
     {"target_modules": ["lm_head"]},
     {"target_modules": ["q_proj", "embed_tokens"]},
     {"lora_bias": True},

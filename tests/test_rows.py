@@ -5,7 +5,7 @@ from minigpt import loss
 from minigpt.config import LoraConfig
 from minigpt.errors import UserError
 from minigpt.finetune.lora import merge, swap_in
-from minigpt.finetune.rows import RowsEmbedding, RowsHead
+from minigpt.finetune.rows import RowsEmbedding, RowsHead, add_rows
 from minigpt.loss import TrainStep
 
 from .test_lora import IDS, make, shaken
@@ -70,3 +70,17 @@ def test_rows_that_are_not_there_are_refused():
         swap_in(make(), LoraConfig(), rows=[1, 29])
     with pytest.raises(UserError, match="a row to train is named twice"):
         swap_in(make(), LoraConfig(), rows=[1, 1])
+
+
+@BOTH
+def test_added_rows_leave_the_others_and_what_they_score(name):
+    model = make(name)
+    before = model(IDS)
+    add_rows(model, 3)
+    after = model(IDS)
+    assert model.config.vocab_size == 32
+    assert after.shape == (2, 12, 32)
+    torch.testing.assert_close(after[..., :29], before)
+    torch.testing.assert_close(after[..., 30], before.mean(dim=-1), atol=1e-5, rtol=1e-5)
+    assert (model.embedding.weight is model.head.weight) == (name == "gpt2")
+    assert torch.equal(model.embedding.weight[31], model.embedding.weight[:29].mean(dim=0))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from minigpt.errors import UserError, plain
 from minigpt.files import read_json, replace_json, replacing
 from minigpt.finetune.lora import LoraLinear, Part, adapters, linear_layers, put_in
-from minigpt.finetune.rows import RowsEmbedding, RowsHead
+from minigpt.finetune.rows import RowsEmbedding, RowsHead, add_rows
 from minigpt.model.families import FAMILIES, FLOATING, family_of
 from minigpt.model.transformer import GPT
 from minigpt.model.weights import Tensors, read_tensors, save_tensors
@@ -33,6 +33,10 @@ _PICKLE = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _MATRICES = (".lora_A.weight", ".lora_B.weight")
 _ROWS = ".token_adapter.trainable_tokens_delta"
+# Tables that were saved as a whole, the trained one first.
+_WHOLE = (
+    ".modules_to_save.weight", ".weight", ".token_adapter.base_layer.weight", ".original_module.weight",
+)  # fmt: skip
 # What says nothing about the logits, or is read below.
 _UNDERSTOOD = {
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config", "exclude_modules",
@@ -46,6 +50,8 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
     "task_type": ("CAUSAL_LM", None),
 }
+# The modules that may be saved as a whole.
+_TABLES = ("wte", "embed_tokens", "embedding", "lm_head", "head")
 _NAME = re.compile(r"\^?\w+(\\?\.\w+)*")
 
 
@@ -249,6 +255,9 @@ def put_adapter(model: GPT, folder: Path) -> GPT:
         adapter = _read(folder, model)
     except UserError as error:
         raise UserError(f"{folder} cannot be loaded as an adapter: {error}") from None
+    beyond = sum(row >= model.config.vocab_size for row in adapter.rows)
+    if beyond:
+        add_rows(model, beyond)
     put_in(model, adapter.parts, rows=adapter.rows, dropout=adapter.dropout)
     tables: tuple[nn.Module, nn.Module] = (model.embedding, model.head)
     for table, rows in zip(tables, (adapter.embedding, adapter.head), strict=True):
@@ -298,7 +307,9 @@ def _refuse_unknown(settings: Mapping[str, Any]) -> None:
     if settings.get("peft_type") != "LORA":
         raise UserError(f"its peft_type is {plain(repr(settings.get('peft_type')))}; wanted LORA")
     for name, value in settings.items():
-        if name in _ONLY:
+        if name == "modules_to_save" and isinstance(value, list):
+            known = all(str(one).rpartition(".")[2] in _TABLES for one in value)
+        elif name in _ONLY:
             known = any(type(value) is type(one) and value == one for one in _ONLY[name])
         else:
             known = name in _UNDERSTOOD or value is None or value in (False, {}, [], "")
@@ -407,14 +418,55 @@ def _by_pattern(
 
 
 def _take_rows(adapter: Adapter, settings: Mapping[str, Any], tensors: Tensors, model: GPT) -> None:
-    """Move the trained rows from the tensors into the adapter."""
+    """Move the trained rows from the tensors into the adapter, those of whole tables too.
+
+    `peft` writes whole tables where they have grown, or where `modules_to_save` names them. Of one of them those rows
+    are taken that the base does not have, or has otherwise.
+    """
+    names = _table_names(model)
+    of_table = _token_indices(settings, names)
+    found: list[dict[int, Tensor]] = []
+    for name, table in zip(names, (model.embedding, model.head), strict=True):
+        there = (tensors.pop(f"{_PREFIX}{name}{ending}", None) for ending in _WHOLE)
+        whole = [one for one in there if one is not None]
+        rows = _changed(name, whole[0], table.weight.detach()) if whole else {}
+        key = f"{_PREFIX}{name}{_ROWS}"
+        ids = of_table.get(
+            name, of_table[names[0]] if key in tensors and names[0] in of_table else []
+        )
+        if ids and key in tensors:
+            trained = tensors.pop(key)
+            if tuple(trained.shape) != (len(ids), model.config.n_embd):
+                raise UserError(
+                    f"{key} is {tuple(trained.shape)}, wanted {(len(ids), model.config.n_embd)}"
+                )
+            rows |= dict(zip(ids, trained.float(), strict=True))
+        elif ids and not (model.config.tie_embeddings and found and found[0].keys() >= set(ids)):
+            raise UserError(f"{key} is missing")
+        found.append(rows)
+    embedding, head = found
+    if model.config.tie_embeddings:
+        if not all(
+            one in embedding and torch.equal(row, embedding[one]) for one, row in head.items()
+        ):
+            raise UserError(
+                f"its rows of {names[1]} are not those of {names[0]}, but the model has one table for both"
+            )
+        if settings.get("modules_to_save") and embedding.keys() != head.keys():
+            raise UserError(
+                f"its modules_to_save part {names[0]} from {names[1]}, but the model has one table for both"
+            )
+        head = embedding
+    _join_rows(adapter, embedding, head, model)
+
+
+def _token_indices(settings: Mapping[str, Any], names: tuple[str, str]) -> dict[str, list[int]]:
+    """Return the ids whose rows were trained, by the table's name."""
     indices = settings.get("trainable_token_indices")
     if indices is None:
-        return
-    names, tied = _table_names(model), model.config.tie_embeddings
-    by_table = indices if isinstance(indices, dict) else {names[0]: indices}
-    found: dict[str, tuple[list[int], Tensor]] = {}
-    for key, ids in by_table.items():
+        return {}
+    found = {}
+    for key, ids in (indices if isinstance(indices, dict) else {names[0]: indices}).items():
         name = next((name for name in names if _ends(name, key)), None)
         if name is None:
             raise UserError(
@@ -424,49 +476,42 @@ def _take_rows(adapter: Adapter, settings: Mapping[str, Any], tensors: Tensors, 
             raise UserError(
                 f"its trainable_token_indices are {plain(repr(ids), 60)}; wanted a list of ids"
             )
-        tensor = f"{_PREFIX}{name}{_ROWS}"
-        if tied and name == names[1] and by_table.get(_key_of(by_table, names[0])) == ids:
-            tensors.pop(tensor, None)  # the same table
-            continue
-        if tensor not in tensors:
-            raise UserError(f"{tensor} is missing")
-        rows = tensors.pop(tensor).float()
-        if tuple(rows.shape) != (len(ids), model.config.n_embd):
-            raise UserError(
-                f"{tensor} is {tuple(rows.shape)}, wanted {(len(ids), model.config.n_embd)}"
-            )
-        found[name] = (ids, rows)
-    if tied and names[1] in found:
+        if len(set(ids)) < len(ids) or min(ids) < 0:
+            raise UserError("its trainable_token_indices have ids twice or below 0")
+        found[name] = ids
+    return found
+
+
+def _changed(name: str, table: Tensor, base: Tensor) -> dict[int, Tensor]:
+    """Return the rows of a table that the base does not have, or has otherwise."""
+    known = base.size(0)
+    if table.size(1) != base.size(1) or table.size(0) < known:
         raise UserError(
-            f"it trains rows of {names[1]} alone, but the model has one table for {' and '.join(names)}"
+            f"{name} is {tuple(table.shape)}, wanted {tuple(base.shape)} or rows beyond them"
         )
-    _join_rows(adapter, names, found, model)
-
-
-def _key_of(table: Mapping[str, Any], name: str) -> str | None:
-    return next((key for key in table if _ends(name, key)), None)
+    table = table.float()
+    other = (table[:known] != base.float().cpu()).any(dim=1).nonzero().flatten().tolist()
+    return {row: table[row] for row in (*other, *range(known, table.size(0)))}
 
 
 def _join_rows(
-    adapter: Adapter,
-    names: tuple[str, str],
-    found: Mapping[str, tuple[list[int], Tensor]],
-    model: GPT,
+    adapter: Adapter, embedding: dict[int, Tensor], head: dict[int, Tensor], model: GPT
 ) -> None:
     """Put the rows of two tables into one list of ids; one that was trained in one table is as before in the other."""
-    for ids, _ in found.values():
-        if len(set(ids)) < len(ids) or not all(0 <= one < model.config.vocab_size for one in ids):
-            raise UserError(
-                f"its trainable_token_indices have ids twice or beyond the {model.config.vocab_size:,} rows of the "
-                "model"
-            )
-    rows = sorted({one for ids, _ in found.values() for one in ids})
-    joined = []
-    for name, table in zip(names, (model.embedding, model.head), strict=True):
-        values = table.weight.detach()[rows].float()
-        if name in found:
-            ids, trained = found[name]
-            values[[rows.index(one) for one in ids]] = trained.to(values.device)
-        joined.append(values)
-    adapter.rows, adapter.embedding = rows, joined[0]
-    adapter.head = None if model.config.tie_embeddings else joined[1]
+    known = model.config.vocab_size
+    adapter.rows = sorted(embedding.keys() | head.keys())
+    beyond = [row for row in adapter.rows if row >= known]
+    # New rows follow the old ones without a gap, so that nobody is asked for more room than was written.
+    if beyond != list(range(known, known + len(beyond))) or not all(
+        row in embedding and row in head for row in beyond
+    ):
+        raise UserError(
+            f"it trains the row {beyond[-1]}, but not every one from {known}, the first that the model does not have"
+        )
+    tables = []
+    for rows, table in ((embedding, model.embedding.weight), (head, model.head.weight)):
+        base = table.detach().float().cpu()
+        tables.append([rows[row] if row in rows else base[row] for row in adapter.rows])
+    if adapter.rows:
+        adapter.embedding = torch.stack(tables[0])
+        adapter.head = None if model.config.tie_embeddings else torch.stack(tables[1])

@@ -4,6 +4,7 @@ A row is what it was plus a difference that starts at zero, so that a fresh one 
 towards the model that was there.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
@@ -78,6 +79,21 @@ def move_rows(model: GPT, rows: Sequence[int]) -> None:
 
 
 @torch.no_grad()
+def add_rows(model: GPT, count: int) -> None:
+    """Give a model rows for so many more ids, before anything else is done to it; a tied head grows with the embedding.
+
+    Each begins as the mean of the others, so that it takes little from them (Hewitt, 2021, "Initializing New Word
+    Embeddings").
+    """
+    embedding, head = model.embedding, model.head
+    embedding.weight = _longer(embedding.weight, count)
+    head.weight = embedding.weight if model.config.tie_embeddings else _longer(head.weight, count)
+    vocabulary = model.config.vocab_size + count
+    embedding.num_embeddings = head.out_features = vocabulary
+    model.config = dataclasses.replace(model.config, vocab_size=vocabulary)
+
+
+@torch.no_grad()
 def settle_rows(model: GPT) -> None:
     """Add what the rows were moved by to the tables, and put those back where they were; without such rows, nothing."""
     embedding: nn.Module = model.embedding
@@ -89,6 +105,11 @@ def settle_rows(model: GPT) -> None:
         if not model.config.tie_embeddings:
             head.base.weight.copy_(head.weight)
         model.add_module("head", head.base)
+
+
+def _longer(table: Tensor, count: int) -> nn.Parameter:
+    mean = table.mean(dim=0, keepdim=True).expand(count, -1)
+    return nn.Parameter(torch.cat([table, mean]), requires_grad=table.requires_grad)
 
 
 def _moved(table: Tensor, rows: Tensor, delta: Tensor) -> Tensor:
