@@ -20,6 +20,7 @@ from minigpt.model.transformer import GPT
 from minigpt.tokenizer import bpe_tokenizer, char_tokenizer
 
 from .conftest import shared, tiny
+from .test_causal import make as make_other
 from .test_layouts import Fused
 from .test_lora import shaken
 from .test_pth import as_bytes
@@ -244,3 +245,11 @@ def test_an_adapter_brings_its_own_tokenizer(tmp_path):
     other = bpe_tokenizer([(97, 98)])
     other.save(tmp_path / "adapter")
     assert load(tmp_path / "adapter")[1].fingerprint() == other.fingerprint()
+
+
+def test_an_adapter_of_a_model_that_transformers_computes_is_refused(tmp_path):
+    make_base(tmp_path / "base")
+    make_adapter(tmp_path, "../other")
+    make_other("gpt_neox", tmp_path / "other")
+    with pytest.raises(UserError, match="a gpt_neox model is not adapted here: sample and eval"):
+        load(tmp_path / "adapter")

@@ -157,6 +157,19 @@ def test_a_model_with_an_adapter_is_not_written_as_if_it_were_plain(tmp_path):
         model.save_pretrained(tmp_path)
 
 
+def test_what_would_not_be_finite_is_not_merged():
+    model = swap_in(make(), LoraConfig())
+    layer = model.blocks[1].mlp.up
+    with torch.no_grad():
+        layer.lora_A.fill_(1e30)
+        layer.lora_B.fill_(1e30)
+    with pytest.raises(
+        UserError, match=r"blocks\.1\.mlp\.up with its adapter holds numbers that a"
+    ):
+        merge(model)
+    assert adapters(model)
+
+
 def test_settings_that_cannot_be_are_refused():
     for wrong, text in (
         (LoraConfig(rank=0), "lora.rank is 0; wanted at least 1"),

@@ -110,6 +110,30 @@ def test_rows_alone_are_an_adapter_too(name, tmp_path):
     torch.testing.assert_close(again.embedding(IDS), model.embedding(IDS))
 
 
+def test_an_adapter_read_to_go_on_with_is_written_as_it_was(tmp_path):
+    write(tmp_path, "gpt2", rank=2)
+    write_adapter(tmp_path / "again", read(tmp_path), "elsewhere")
+    first, second = (load_file(tmp_path / place / WEIGHTS) for place in ("adapter", "again"))
+    assert first.keys() == second.keys()
+    for key, tensor in first.items():
+        torch.testing.assert_close(second[key], tensor, atol=1e-7, rtol=1e-6)
+    settings = json.loads((tmp_path / "again" / "adapter_config.json").read_text())
+    change(tmp_path, base_model_name_or_path="elsewhere")
+    assert settings == settings_of(tmp_path)
+
+
+def test_a_tied_table_has_no_rows_for_its_head_alone(tmp_path):
+    write(tmp_path)
+    change(tmp_path, trainable_token_indices={"lm_head": [2, 28]})
+    change_tensors(
+        tmp_path, lambda t: t.update({ROWS.replace("model.embed_tokens", "lm_head"): t.pop(ROWS)})
+    )
+    with pytest.raises(
+        UserError, match=r"rows of lm_head are not those of model.embed_tokens, but"
+    ):
+        read(tmp_path)
+
+
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigpt.config import LoraConfig, check
+from minigpt.errors import UserError
 from minigpt.finetune.rows import move_rows, settle_rows
 from minigpt.model.casting import Linear
 from minigpt.model.transformer import GPT
@@ -101,6 +102,7 @@ def put_in(
     model: GPT, parts: Mapping[str, Part], *, rows: Sequence[int] = (), dropout: float = 0.0
 ) -> GPT:
     """Put adapters into a model by the names of its layers, and return it with all else frozen; errors as `swap_in`."""
+    assert not adapters(model), "merge the adapter that is there first"
     model.requires_grad_(False)
     if rows:
         move_rows(model, rows)
@@ -114,8 +116,16 @@ def put_in(
 
 @torch.no_grad()
 def merge(model: GPT) -> GPT:
-    """Fold all adapters into the weights and return the model, plain and all of it trainable again."""
-    for name, layer in adapters(model).items():
+    """Fold all adapters into the weights and return the model, plain and all of it trainable again.
+
+    Raises:
+        UserError: a weight would not be finite; nothing is changed then.
+    """
+    found = adapters(model)
+    for name, layer in found.items():
+        if not layer.weight.isfinite().all():
+            raise UserError(f"{name} with its adapter holds numbers that are not finite")
+    for name, layer in found.items():
         layer.base.weight.copy_(layer.weight)
         _set(model, name, layer.base)
     settle_rows(model)
