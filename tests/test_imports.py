@@ -17,7 +17,7 @@ ORDER = [
     ["tokenizer"], ["data"], ["model"], ["loss_scale"], ["loss", "optim"], ["parts", "whole", "parallel"], ["runtime"],
     ["decisions"], ["rundir", "place", "trackers", "verdict"], ["saving", "resuming"], ["log"],
     ["drawing", "page"], ["curves"], ["report"], ["sampling"], ["inference"],
-    ["finetune/rows"], ["finetune/lora"], ["finetune/peft_format"], ["interop"], ["evaluate"], ["guard"],
+    ["finetune/token_rows"], ["finetune/lora"], ["finetune/peft_format"], ["interop"], ["evaluate"], ["guard"],
     ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["job"], ["trial"],
     ["speed"], ["pretrain"], ["finetune"], ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"],
     ["plan_text"], ["cli"], ["__main__"],

@@ -10,7 +10,7 @@ from minigpt.config import LoraConfig
 from minigpt.errors import UserError
 from minigpt.finetune.lora import adapters, merge, swap_in
 from minigpt.finetune.peft_format import base_named_in, put_adapter, write_adapter
-from minigpt.finetune.rows import add_rows
+from minigpt.finetune.token_rows import add_rows
 from minigpt.model.transformer import GPT
 
 from .conftest import SWITCHES

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minigpt.config import LoraConfig, check
 from minigpt.errors import UserError
-from minigpt.finetune.rows import move_rows, settle_rows
+from minigpt.finetune.token_rows import move_rows, settle_rows
 from minigpt.model.casting import Linear
 from minigpt.model.transformer import GPT
 

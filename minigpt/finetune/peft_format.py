@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from minigpt.errors import UserError, plain
 from minigpt.files import read_json, replace_json, replacing
 from minigpt.finetune.lora import LoraLinear, Part, adapters, linear_layers, put_in
-from minigpt.finetune.rows import RowsEmbedding, RowsHead, add_rows
+from minigpt.finetune.token_rows import RowsEmbedding, RowsHead, add_rows
 from minigpt.model.families import FAMILIES, FLOATING, family_of
 from minigpt.model.transformer import GPT
 from minigpt.model.weights import Tensors, read_tensors, save_tensors
