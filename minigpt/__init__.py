@@ -11,6 +11,7 @@ _WHERE = {
     "Decoder": "minigpt.inference.decoder",
     "Engine": "minigpt.inference.engine",
     "LogConfig": "minigpt.config",
+    "LoraConfig": "minigpt.config",
     "ModelConfig": "minigpt.config",
     "OptimConfig": "minigpt.config",
     "RunConfig": "minigpt.config",

@@ -314,6 +314,30 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Small matrices that are trained in the place of the model's own (Hu et al., 2021)."""
+
+    rank: int = setting(
+        8, "rows of A and columns of B: how much can be learnt", minimum=1, maximum=2**14
+    )
+    alpha: float = setting(
+        16.0,
+        "alpha / rank stands before B A; a multiple of the rank keeps learning rates",
+        minimum=0.0,
+    )
+    dropout: float = setting(
+        0.0, "share of channels dropped before A in training", minimum=0.0, maximum=0.99
+    )
+    # Without the MLP more rank does not make up for it: Schulman et al. (2025), "LoRA Without Regret".
+    targets: Literal["all", "attention", "mlp"] = setting("all", "the layers of a block that adapt")
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield what cannot learn, one sentence each."""
+        if not self.alpha:
+            yield "lora.alpha is 0, so that nothing could be learnt; wanted twice lora.rank or the like"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """How text is drawn from the model."""
 
@@ -396,6 +420,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     log: LogConfig = field(default_factory=LogConfig)
 

@@ -15,7 +15,7 @@ import torch
 from minigpt import cli, config
 from minigpt.cli.app import show
 from minigpt.cli.settings import out_of
-from minigpt.config import ModelConfig, presets, to_toml
+from minigpt.config import LoraConfig, ModelConfig, presets, to_toml
 from minigpt.errors import LostError, PeerError, RunError, UserError
 from minigpt.interop.loading import load
 from minigpt.interop.pth import write_pth
@@ -434,6 +434,30 @@ BAD = [
 ]
 
 
+def test_an_adapter_is_sampled_from_measured_and_exported_by_its_folder(
+    trained, tmp_path, small_text, capsys
+):
+    from minigpt.finetune.lora import swap_in
+    from minigpt.finetune.peft_format import write_adapter
+    from minigpt.interop.loading import load
+
+    model = swap_in(load(trained)[0], LoraConfig(rank=2))
+    for parameter in model.parameters():
+        parameter.data += 0.1 * parameter.requires_grad
+    write_adapter(tmp_path / "adapter", model, str(trained))
+    assert call("export", tmp_path / "adapter", "--to", "hf", "--out", tmp_path / "merged") == 0
+    assert "read again: logits" in capsys.readouterr().out
+    told = []
+    for place in (tmp_path / "adapter", tmp_path / "merged", trained):
+        assert call("sample", place, "--prompt", "the", "--max-tokens", 9, "--dtype", "fp32") == 0
+        text = capsys.readouterr().out
+        assert call("eval", place, "--data", small_text, "--dtype", "fp32", "--json") == 0
+        facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+        told.append((text, facts["loss"]))
+    assert told[0] == told[1]
+    assert told[0][1] != told[2][1]
+
+
 def test_plan_takes_the_settings_of_train_and_prints_text_and_json(trained, tmp_path, capsys):
     run = RunDir(trained)
     (tmp_path / "s.toml").write_text(to_toml(run.config))
@@ -609,7 +633,10 @@ def test_where_a_run_goes_by_itself():
 def test_every_setting_is_in_the_help(capsys):
     call("train", "--help")
     shown = capsys.readouterr().out
+    assert "--lora." not in shown
     for section, fields in config.SECTIONS.items():
+        if section == "lora":
+            continue
         for item in dataclasses.fields(fields):
             assert f"--{section}.{item.name.replace('_', '-')} " in shown
 

@@ -7,7 +7,10 @@ import torch
 import transformers
 
 import minigpt
+from minigpt.config import LoraConfig
 from minigpt.errors import ProofError, UserError
+from minigpt.finetune.lora import swap_in
+from minigpt.finetune.peft_format import write_adapter
 from minigpt.interop import export as exporting
 from minigpt.interop.export import chat_template, check_free, compare, export, import_model
 from minigpt.interop.gguf import read_gguf
@@ -19,6 +22,7 @@ from minigpt.tokenizer import bpe_tokenizer, char_tokenizer
 from .conftest import SWITCHES, tiny
 from .test_causal import make as make_other
 from .test_layouts import Fused
+from .test_lora import shaken
 from .test_pth import as_bytes
 
 TOKENIZER = bpe_tokenizer([(97, 98), (256, 99)])
@@ -238,3 +242,31 @@ def test_a_shape_that_a_directory_states_is_not_given_again(tmp_path):
         UserError, match=r"says its shape in its config\.json; leave --model\.n_head out"
     ):
         import_model(tmp_path / "run", tmp_path / "out", given={"n_head": 2})
+
+
+@pytest.mark.parametrize(("name", "to"), [("gpt2", "hf"), ("qwen3", "hf"), ("llama", "pth")])
+def test_an_adapter_is_written_merged_into_its_base(name, to, tmp_path):
+    model = make_run(tmp_path / "run", name)
+    (tmp_path / "run" / "chat_template.jinja").write_text("{{ messages }}")
+    shaken(swap_in(model, LoraConfig(rank=2), rows=[3]))
+    write_adapter(tmp_path / "adapter", model, "../run")
+    proof = export(tmp_path / "adapter", to, tmp_path / "out.pth")
+    assert proof.largest_difference == 0
+    ids = torch.arange(24).view(2, 12)
+    again, _ = load(tmp_path / "out.pth")
+    torch.testing.assert_close(again(ids), model(ids), atol=1e-4, rtol=1e-5)
+    if to == "hf":
+        assert not (tmp_path / "out.pth" / "adapter_config.json").exists()
+        assert (tmp_path / "out.pth" / "chat_template.jinja").read_text() == "{{ messages }}"
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out.pth")
+        torch.testing.assert_close(theirs(ids).logits, model(ids), atol=1e-4, rtol=1e-5)
+
+
+def test_the_template_of_an_adapter_comes_before_that_of_its_base(tmp_path):
+    model = make_run(tmp_path / "run")
+    write_adapter(tmp_path / "adapter", swap_in(model, LoraConfig()), str(tmp_path / "run"))
+    assert chat_template(tmp_path / "adapter") is None
+    (tmp_path / "run" / "chat_template.jinja").write_text("base")
+    assert chat_template(tmp_path / "adapter") == "base"
+    (tmp_path / "adapter" / "chat_template.jinja").write_text("own")
+    assert chat_template(tmp_path / "adapter") == "own"

@@ -2,21 +2,27 @@ import io
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 import minigpt
+from minigpt.config import LoraConfig
 from minigpt.errors import UserError
 from minigpt.files import cache_folder
+from minigpt.finetune.lora import adapters, merge, swap_in
+from minigpt.finetune.peft_format import write_adapter
 from minigpt.interop import loading
-from minigpt.interop.loading import download_model, fitting, load, load_both
+from minigpt.interop.loading import base_of, download_model, fitting, load, load_both
 from minigpt.interop.pth import write_pth
 from minigpt.model.transformer import GPT
 from minigpt.tokenizer import bpe_tokenizer, char_tokenizer
 
 from .conftest import shared, tiny
+from .test_causal import make as make_other
 from .test_layouts import Fused
+from .test_lora import shaken
 from .test_pth import as_bytes
 
 TOKENIZER = char_tokenizer("abcdefghijklmnopqrstuvwxyz ")
@@ -163,3 +169,87 @@ def test_without_a_network_the_hub_is_refused_in_one_sentence():
 def test_what_names_no_model_of_the_hub_is_refused_before_anything_is_fetched(name):
     with pytest.raises(UserError, match="names no model; wanted hf:OWNER/NAME"):
         load(f"hf:{name}")
+
+
+# ------------------------------------------------------------------------------------------------------------ adapters
+
+BPE = bpe_tokenizer([(97, 98), (256, 99)])
+
+
+def make_adapter(folder, base, rows=()):
+    """Write an adapter of a model; return the model with the adapter merged into it."""
+    model, _ = load(folder / "base")
+    shaken(swap_in(model, LoraConfig(rank=2), rows=rows))
+    write_adapter(folder / "adapter", model, base)
+    return merge(model).eval()
+
+
+def make_base(folder, **switches):
+    torch.manual_seed(0)
+    GPT(tiny(vocab_size=BPE.vocab_size, **switches)).save_pretrained(folder, BPE)
+
+
+def test_an_adapter_is_loaded_with_its_base_merged_or_to_go_on_with(tmp_path):
+    make_base(tmp_path / "base")
+    model = make_adapter(tmp_path, str(tmp_path / "base"), rows=[257])
+    merged, tokenizer = load(tmp_path / "adapter")
+    apart, _ = load(str(tmp_path / "adapter"), merged=False)
+    ids = torch.tensor([[*tokenizer.encode("abc abc"), 257]])
+    torch.testing.assert_close(merged(ids), model(ids), atol=1e-5, rtol=0)
+    torch.testing.assert_close(apart(ids), model(ids), atol=1e-5, rtol=0)
+    assert not merged.training
+    assert not apart.training
+    assert merged.state_dict().keys() == model.state_dict().keys()
+    assert adapters(apart)
+    assert tokenizer.fingerprint() == BPE.fingerprint()
+    assert load_both(tmp_path / "adapter")[1].fingerprint() == BPE.fingerprint()
+
+
+def test_the_path_of_a_base_counts_from_here_or_from_the_adapter(tmp_path, monkeypatch):
+    make_base(tmp_path / "base")
+    make_adapter(tmp_path, "../base")
+    assert base_of(tmp_path / "adapter").resolve() == tmp_path / "base"
+    monkeypatch.chdir(tmp_path)
+    make_adapter(tmp_path, "base")
+    assert base_of(tmp_path / "adapter") == Path("base")
+    load("adapter")
+
+
+def test_a_base_of_the_hub_is_fetched_by_its_name(tmp_path, monkeypatch):
+    make_base(tmp_path / "base")
+    make_adapter(tmp_path, "hf:some-one/small-1.0")
+    asked = []
+    monkeypatch.setattr(
+        loading, "download_model", lambda name: asked.append(name) or tmp_path / "base"
+    )
+    load(tmp_path / "adapter")
+    assert asked == ["some-one/small-1.0"]
+
+
+def test_an_adapter_without_a_usable_base_is_refused(tmp_path):
+    make_base(tmp_path / "base")
+    for base, text in (
+        ("", "names no model that it belongs to; put a path or a name of the Hub under"),
+        ("/not/there/\x1b", r"belongs to the model /not/there/\\x1b, which is not there; put its"),
+        ("a\0b", r"belongs to the model a\\x00b, which is not there"),
+        ("../adapter", "which is an adapter itself; merge that one first: minigpt export"),
+    ):
+        make_adapter(tmp_path, base)
+        with pytest.raises(UserError, match=text):
+            load(tmp_path / "adapter")
+
+
+def test_an_adapter_brings_its_own_tokenizer(tmp_path):
+    make_base(tmp_path / "base")
+    make_adapter(tmp_path, "../base")
+    other = bpe_tokenizer([(97, 98)])
+    other.save(tmp_path / "adapter")
+    assert load(tmp_path / "adapter")[1].fingerprint() == other.fingerprint()
+
+
+def test_an_adapter_of_a_model_that_transformers_computes_is_refused(tmp_path):
+    make_base(tmp_path / "base")
+    make_adapter(tmp_path, "../other")
+    make_other("gpt_neox", tmp_path / "other")
+    with pytest.raises(UserError, match="a gpt_neox model is not adapted here: sample and eval"):
+        load(tmp_path / "adapter")

@@ -60,7 +60,8 @@ def export_model(
     Parameters
     ----------
     run
-        A run directory, one of its checkpoints, a Hugging Face directory, hf:OWNER/NAME, or a file of weights.
+        A run directory, one of its checkpoints, a Hugging Face directory, hf:OWNER/NAME, a file of weights, or an
+        adapter in PEFT's format, which is merged into its base.
     to
         A Hugging Face directory (transformers, vLLM, PEFT), a GGUF file (llama.cpp, Ollama, LM Studio), or a plain
         state dict of PyTorch.

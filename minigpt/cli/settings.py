@@ -91,9 +91,14 @@ def _origin(hint: Any) -> Any:
 
 
 def _all_options() -> Any:
-    """Return a dataclass with the options of every section, each section in a group of its own in the help."""
+    """Return a dataclass with the options of every section, each section in a group of its own in the help.
+
+    [lora] is not among them: a model that starts from nothing has no use for adapters.
+    """
     fields = []
     for place, (name, section) in enumerate(config.SECTIONS.items(), start=1):
+        if name == "lora":
+            continue
         options: Any = _options(section)
         fields.append((name, _group(f"--{name}.… {section.__doc__}", options, place), options()))
     return _dataclass("Options", fields)

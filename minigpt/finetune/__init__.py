@@ -1,1 +1,1 @@
-"""Conversations in, a model that answers out."""
+"""A model that is there already in, one that does what its examples show out."""

@@ -19,8 +19,9 @@ from minigpt.config import ModelConfig
 from minigpt.errors import ProofError, UserError, plain
 from minigpt.extras import require
 from minigpt.files import flush, read_json, replace_text
+from minigpt.finetune.peft_format import is_adapter
 from minigpt.interop.causal import CausalLM, unsupported
-from minigpt.interop.loading import Run, load, load_both, located
+from minigpt.interop.loading import Run, base_of, load, load_both, located
 from minigpt.interop.pth import read_checkpoint, write_pth
 from minigpt.model.families import FAMILIES, build, family_of, write_model
 from minigpt.model.transformer import GPT
@@ -80,7 +81,7 @@ def export(
     """Write a model for other programs, and prove it.
 
     Args:
-        run: as `minigpt.load`.
+        run: as `minigpt.load`; an adapter is written merged into its base.
         to: a Hugging Face directory, a GGUF file, or a plain state dict of PyTorch.
         out: the directory or file.
         dtype: of the numbers; q8_0 for GGUF alone.
@@ -201,7 +202,7 @@ def check_rounding(wanted: Tensors, found: Tensors, dtype: NumberType) -> None:
 def chat_template(run: Run) -> str | None:
     """Return the chat template that lies with a model, in either place where Hugging Face keeps it, or None.
 
-    A checkpoint has that of its run.
+    A checkpoint has that of its run; an adapter without one that of its base.
 
     Raises:
         UserError: the file is not UTF-8.
@@ -220,6 +221,8 @@ def chat_template(run: Run) -> str | None:
             ) from None
     settings = folder / "tokenizer_config.json"
     template = read_json(settings).get("chat_template") if settings.is_file() else None
+    if template is None and is_adapter(folder):
+        return chat_template(base_of(folder))
     if isinstance(
         template, list
     ):  # several by name, as older releases of `transformers` wrote them

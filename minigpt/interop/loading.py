@@ -1,19 +1,23 @@
-"""The name of a model in, model and tokenizer out: runs, checkpoints, Hugging Face directories, files of weights.
+"""The name of a model in, model and tokenizer out: runs, Hugging Face directories, adapters, files of weights.
 
 runs/NAME  runs/NAME/checkpoints/step-…  a Hugging Face directory  hf:OWNER/NAME  weights.pth  bytes of weights
+an adapter in PEFT's format, which says what model it belongs to
 """
 
 import io
 import logging
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minigpt.errors import UserError, first_line
+from minigpt.errors import UserError, first_line, plain
 from minigpt.extras import importing
 from minigpt.files import cache_folder, expanded, read_json
-from minigpt.interop.causal import load_causal
+from minigpt.finetune.lora import merge
+from minigpt.finetune.peft_format import SETTINGS, base_named_in, is_adapter, put_adapter
+from minigpt.interop.causal import CausalLM, load_causal, unsupported
 from minigpt.interop.pth import ENDINGS, read_checkpoint
 from minigpt.model.families import FAMILIES, build
 from minigpt.model.transformer import GPT
@@ -26,18 +30,24 @@ _log = logging.getLogger("minigpt")
 
 
 def load(
-    run: Run, tokenizer: Tokenizer | str | None = None, *, given: Mapping[str, Any] | None = None
+    run: Run,
+    tokenizer: Tokenizer | str | None = None,
+    *,
+    given: Mapping[str, Any] | None = None,
+    merged: bool = True,
 ) -> tuple[GPT, Tokenizer | None]:
     """Return a model, in eval mode, and its tokenizer.
 
     What had to be inferred about a file of weights is logged as a warning.
 
     Args:
-        run: a run directory, one of its checkpoints, a Hugging Face directory, hf:OWNER/NAME (downloaded once), a .pth,
-            .pt, .bin, .ckpt or .safetensors file, or the bytes of one, as such or in an `io.BytesIO`.
+        run: a run directory, one of its checkpoints, a Hugging Face directory, an adapter in PEFT's format,
+            hf:OWNER/NAME (downloaded once), a .pth, .pt, .bin, .ckpt or .safetensors file, or the bytes of one, as such
+            or in an `io.BytesIO`.
         tokenizer: to use instead: itself, gpt2, or a path. Without, a file of weights takes a tokenizer.json beside it,
             or GPT-2's where it has so many ids, or has none.
         given: fields of ModelConfig that a file of weights does not know, n_head for instance.
+        merged: fold an adapter into the weights; otherwise it is as `finetune.lora.swap_in` puts it in, to go on with.
 
     Raises:
         UserError: it is none of these, it is damaged, or tokenizer and model do not fit.
@@ -51,7 +61,7 @@ def load(
                 f"{run} says its shape in its config.json; leave --model.{next(iter(given))} out"
             )
         if run.is_dir():
-            return _load_folder(run, tokenizer)
+            return _load_folder(run, tokenizer, merged)
         if run.suffix not in ENDINGS or not run.is_file():
             raise UserError(
                 f"there is no model at {run}; pass a run, a Hugging Face directory, hf:OWNER/NAME, or a file that ends "
@@ -123,7 +133,7 @@ def download_model(name: str) -> Path:
     try:
         huggingface_hub.snapshot_download(name, local_dir=folder, allow_patterns=_HUB_FILES)
     except Exception as error:  # no network, no such name, no permission: no class in common
-        if (folder / "config.json").is_file():
+        if (folder / "config.json").is_file() or is_adapter(folder):
             return folder  # fetched before
         raise UserError(
             f"hf:{name} cannot be fetched ({first_line(error)[:200]}); download it elsewhere, and pass the folder"
@@ -131,7 +141,49 @@ def download_model(name: str) -> Path:
     return folder
 
 
-def _load_folder(folder: Path, tokenizer: Tokenizer | None) -> tuple[GPT, Tokenizer | None]:
+def base_of(folder: Path) -> Path:
+    """Return where the model lies that an adapter belongs to, fetched once where it is one of the Hub.
+
+    A path counts from the working directory, as with `peft`, or from the folder of the adapter.
+
+    Raises:
+        UserError: there is none, or it is an adapter itself.
+    """
+    name = base_named_in(folder)
+    places = [expanded(name), folder / name]
+    base = next((place for place in places if os.path.exists(place)), None)
+    if base is None and not re.fullmatch(r"(hf:)?[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise UserError(
+            f"{folder} belongs to the model {plain(name)}, which is not there; put its path under "
+            f"base_model_name_or_path in {folder.name}/{SETTINGS}"
+        )
+    base = base or download_model(name.removeprefix("hf:"))
+    if is_adapter(base):
+        raise UserError(
+            f"{folder} belongs to {plain(base)}, which is an adapter itself; merge that one first: minigpt export "
+            f"{plain(base)} --to hf --out DIR"
+        )
+    return base
+
+
+def _load_adapter(
+    folder: Path, tokenizer: Tokenizer | None, merged: bool
+) -> tuple[GPT, Tokenizer | None]:
+    model, beside = load(base_of(folder))
+    if isinstance(model, CausalLM):
+        raise unsupported(model.inner.config.model_type, "adapted")
+    put_adapter(model, folder)
+    if merged:
+        merge(model)
+    tokenizer = tokenizer or _tokenizer_in(folder) or beside
+    return model, tokenizer and fitting(tokenizer, model, str(folder))
+
+
+def _load_folder(
+    folder: Path, tokenizer: Tokenizer | None, merged: bool
+) -> tuple[GPT, Tokenizer | None]:
+    if is_adapter(folder):
+        return _load_adapter(folder, tokenizer, merged)
     model_type = _foreign_type(folder)
     if model_type is not None:
         model, beside = load_causal(folder, model_type)

@@ -189,6 +189,8 @@ def family_of(config: ModelConfig) -> str:
 
 def to_hugging_face(config: ModelConfig, state: Tensors) -> tuple[dict[str, Any], Tensors]:
     """Return config.json and the tensors of a model under the names of its architecture; a tied head is left out."""
+    if any(".base." in key for key in state):
+        raise ValueError("an adapter is in the model; write it alone, or merge it first")
     name = family_of(config)
     family = FAMILIES[name]
     settings = {
