@@ -124,7 +124,7 @@ def advance(job: Job, progress: Progress) -> None:
     for group in job.optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)
     # Dropout is a function of (seed, step, rank), so there is no random state to save.
-    torch.manual_seed(job.seed * 1_000_003 + progress.step + (job.ranks.rank << 52))
+    torch.manual_seed((job.seed * 1_000_003 + progress.step + (job.ranks.rank << 52)) % 2**64)
     batches = job.batches(progress.step)
     loss, norm = update(job.step, job.optimizer, batches, job.clip, job.ranks)
     progress.step += 1

@@ -338,8 +338,11 @@ class TrainingJob:
             progress.logged = (progress.tokens, progress.seconds)
         self.log.row(row, self._drawn)
         progress.row, self._drawn = {}, []
-        if "val_loss" in row and self._report_seconds < REPORT_SECONDS:
-            self.write_report()
+        if "val_loss" in row:
+            if self._report_seconds < REPORT_SECONDS:
+                self.write_report()
+            # The first alone counts baselines and draws texts: for gradients the others would not wait so long.
+            self.ranks.together(lambda: None)
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Generator[None]:

@@ -49,6 +49,8 @@ def join(device: torch.device) -> Ranks:
             for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         )
         _ = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        if not (0 <= rank < size and 0 <= local_rank < local_size):
+            raise ValueError(f"RANK is {rank} of {size}, LOCAL_RANK {local_rank} of {local_size}")
     except (KeyError, ValueError) as error:
         raise UserError(
             f"WORLD_SIZE is set, but not all that torchrun sets beside it ({error}); start the processes by torchrun, "

@@ -55,17 +55,26 @@ def pick_parallel(config: TrainConfig, parameters: int, ranks: Ranks, device: to
             fits = parameters * COPY_BYTES <= room
         kind = "ddp" if fits else "fsdp"
     if kind == "hsdp":
-        size = config.shard_size or ranks.local_size
+        size, here = config.shard_size or ranks.local_size, ranks.local_size
         if ranks.size % size:
             raise UserError(
                 f"train.parallel is hsdp with {size} processes to a copy of the model, which do not divide the "
                 f"{ranks.size} of this run; set train.shard_size to a divisor"
             )
-    if kind != "ddp" and config.dtype == "fp16":
+        if size % here and here % size:
+            raise UserError(
+                f"train.shard_size is {size} and a host runs {here} processes; wanted one to divide the other"
+            )
+    refuse_fp16(kind, config.dtype)
+    return kind
+
+
+def refuse_fp16(kind: str, dtype: str) -> None:
+    """Refuse fp16 in shards: nobody would scale its gradients."""
+    if kind in SHARDED and dtype == "fp16":
         raise UserError(
             f"train.parallel is {kind}, which scales no fp16 gradients; take train.dtype bf16 or fp32, or ddp"
         )
-    return kind
 
 
 def share(

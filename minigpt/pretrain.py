@@ -298,7 +298,7 @@ def resolve(
             log.say(
                 f"only {steps} step{'s' * (steps > 1)} fit into {config.train.minutes:g} minutes, too few to learn "
                 "much: give it more --minutes, or end what else uses this machine (threads that wait for a core slow "
-                "each other down many times; OMP_NUM_THREADS=1 may help)"
+                "each other down many times: fewer processes, or OMP_NUM_THREADS=1, may help)"
             )
     resolved = _of_length(config, steps)
     if resolved.optim.warmup_steps != warmup:

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from minigpt.errors import LostError, PeerError, UserError, first_line, status_of
+from minigpt.errors import LostError, PeerError, RunError, UserError, first_line, status_of
 
 T = TypeVar("T")
 DECISIONS_WAIT = datetime.timedelta(days=365)  # while the first one prepares a text, say
@@ -132,10 +132,11 @@ class Ranks:
         except BaseException as error:
             # The first rank among those with the highest status.
             worst = self.largest(status_of(error) * self.size + self.size - 1 - self.rank)
-            if isinstance(error, UserError):
+            if isinstance(error, (UserError, RunError, OSError)):
                 if self.size - 1 - worst % self.size != self.rank:
                     raise PeerError(worst // self.size) from None
-                error.is_of_one = True
+                if isinstance(error, UserError):
+                    error.is_of_one = True
             raise
         if worst := self.largest(0):
             raise PeerError(worst // self.size)

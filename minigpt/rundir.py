@@ -223,7 +223,11 @@ class RunDir:
         if isinstance(optimizer, dict):
             self.begin_checkpoint(step)
         with self._appearing(step, final) as folder:
-            model.save_pretrained(folder, tokenizer)
+            try:
+                model.save_pretrained(folder, tokenizer)
+            finally:
+                if not isinstance(optimizer, dict):
+                    optimizer.exception()  # nobody may still write into a folder that is to go
             if isinstance(optimizer, dict):
                 plain = {name: tensor.cpu().contiguous() for name, tensor in optimizer.items()}
                 save_tensors(plain, folder / OPTIMIZER)

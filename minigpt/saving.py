@@ -112,23 +112,25 @@ class Saver:
     def take(self, checkpoint: Checkpoint) -> None:
         """Take up weights and optimiser as a checkpoint has them, whoever wrote it."""
         self.take_weights(checkpoint.path)
-        folder = checkpoint.path / PARTS
-        parameters = dict(self.model.named_parameters())
+        tensors = self.ranks.together(lambda: self._optimizer_of(checkpoint))
+        restore_optimizer(self.optimizer, self.model, tensors)
+
+    def _optimizer_of(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
+        """Return this process's part of what an optimiser remembered."""
+        folder, parameters = checkpoint.path / PARTS, dict(self.model.named_parameters())
+        tensors: dict[str, Tensor] = {}
         if folder.is_dir():
             from minigpt.parts import described_parts, read_parts
 
-            tensors = {
-                name: _room(parameters[name.rpartition("/")[0]], shape, dtype)
-                for name, (shape, dtype) in described_parts(folder).items()
-            }
-            self.ranks.together(lambda: read_parts(folder, tensors))
-        else:
-            tensors = {}
-            for name, tensor in checkpoint.optimizer().items():
-                parameter = parameters[name.rpartition("/")[0]]
-                room = tensors[name] = _room(parameter, tensor.shape, tensor.dtype)
-                own_part(room).copy_(part_of(tensor, room))
-        restore_optimizer(self.optimizer, self.model, tensors)
+            for name, (shape, dtype) in described_parts(folder).items():
+                tensors[name] = _room(parameters[name.rpartition("/")[0]], shape, dtype)
+            read_parts(folder, tensors)
+            return tensors
+        for name, tensor in checkpoint.optimizer().items():
+            parameter = parameters[name.rpartition("/")[0]]
+            room = tensors[name] = _room(parameter, tensor.shape, tensor.dtype)
+            own_part(room).copy_(part_of(tensor, room))
+        return tensors
 
     def mend_best(self, best_step: int) -> tuple[str, bool]:
         """Publish the best weights again where they cannot be read; for the first rank alone.

@@ -19,7 +19,7 @@ from minigpt.errors import UserError
 from minigpt.memory import Memory
 from minigpt.model.size import parameter_shapes
 from minigpt.optim.groups import parameter_groups
-from minigpt.parallel import COPY_BYTES, COPY_SHARE
+from minigpt.parallel import COPY_BYTES, COPY_SHARE, refuse_fp16
 
 FP32 = 4  # bytes of a number
 BUCKET_BYTES = 25 << 20  # of gradients that DDP sums at once, by default
@@ -120,7 +120,7 @@ def layout_of(
     if gpus_per_host < 1 or (processes > gpus_per_host and processes % gpus_per_host):
         raise UserError(
             f"--gpus-per-host is {gpus_per_host}; wanted a divisor of --processes {processes}, for every host runs as "
-            "many processes as any other"
+            "many processes as any other (where it is not given, 8)"
         )
     per_host = min(processes, gpus_per_host)
     if processes == 1:
@@ -129,6 +129,7 @@ def layout_of(
     if kind == "auto":
         fits = parameters * COPY_BYTES <= COPY_SHARE * rates.device_bytes
         kind = "ddp" if fits else "fsdp"
+    refuse_fp16(kind, train.dtype)
     shards = {"ddp": 1, "fsdp": processes}.get(kind, train.shard_size or per_host)
     if processes % shards:
         raise UserError(
@@ -507,7 +508,7 @@ def _warnings(
         )
     if compute is not None and sent["seconds"] > compute:
         found.append(
-            f"communication takes {sent['seconds']:,.2f} s of a step and computing {compute:,.2f} s: more sequences "
-            "for each process (train.batch-size) would use the GPUs better"
+            f"communication takes {1e3 * sent['seconds']:,.3g} ms of a step and computing {1e3 * compute:,.3g} ms: "
+            "more sequences for each process (train.batch-size) would use the GPUs better"
         )
     return found

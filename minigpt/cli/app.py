@@ -28,6 +28,7 @@ app = App(
     help_format="plaintext",
 )
 _started = time.monotonic()
+HEARING_SECONDS = 3.0
 
 JSON = Annotated[
     bool,
@@ -144,8 +145,12 @@ def complain(what: object, *, of_one: bool) -> None:
     rank = machine.rank()
     if rank == 0:
         say(f"minigpt: {what}")
-    elif of_one or machine.rank("LOCAL_RANK") == 0:
+        return
+    if of_one or machine.rank("LOCAL_RANK") == 0:
         say(f"minigpt: rank {rank}: {what}")
+    if not of_one:
+        # torchrun ends all when one has ended, and the first may not have come so far as to say it.
+        time.sleep(HEARING_SECONDS)
 
 
 def say(line: str) -> None:
