@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -53,7 +51,8 @@ def test_rows_with_a_common_stem_score_as_each_text_alone(name):
 
 def test_what_is_too_long_loses_its_beginning():
     ours = tiny_model(block_size=14)
-    assert any(len(sum(encode_pair(TOKENIZER, *p), [])) > 15 for i in items() for p in i.pairs)
+    pairs = [encode_pair(TOKENIZER, *pair) for item in items() for pair in item.pairs]
+    assert any(len(before) + len(after) > 15 for before, after in pairs)
     for item, found in zip(items(), score(Decoder(ours), TOKENIZER, items()), strict=True):
         np.testing.assert_allclose(found, [slowly(ours, *pair) for pair in item.pairs], atol=2e-5)
 
@@ -101,7 +100,7 @@ def test_choices_that_cannot_be_read_are_refused():
     with pytest.raises(UserError, match="line 2: the choice 'a' melts into the last token"):
         score(ours, TOKENIZER, [melting])
     letters = char_tokenizer("abc q", ends=False)
-    with pytest.raises(UserError, match="line 3: .*'é'"):
+    with pytest.raises(UserError, match=r"line 3: .*'é'"):
         score(ours, letters, [Item((("a", " é"), ("a", " b")), (1, 1), 0, "line 3")])
     with pytest.raises(UserError, match="line 4 has no context, and the tokenizer has no token"):
         score(ours, letters, [Item((("", " a"), ("", " b")), (1, 1), 0, "line 4")])
@@ -120,7 +119,7 @@ def test_a_run_prefers_what_it_was_trained_on(trained, tmp_path):
         for a in ("the mat", "a dog", "under the tree")
         for b in ("zzz qqq", "#!?", "xylophone")
     ]
-    made = [item_of(json.loads(json.dumps(r)), f"line {i}") for i, r in enumerate(records, 1)]
+    made = [item_of(r, f"line {i}") for i, r in enumerate(records, 1)]
     found = measure_tasks(trained, [Task("mine", made)])["mine"]
     assert found["items"] == 9
     assert found["acc"] == 1.0
@@ -131,6 +130,15 @@ def test_a_run_prefers_what_it_was_trained_on(trained, tmp_path):
 def test_a_single_item_has_no_standard_error():
     found = answer(Decoder(tiny_model()), TOKENIZER, Task("t", items()[:1]))
     assert found.acc_stderr is None
-    lines = as_table({"t": vars(found)}).splitlines()
+    lines = as_table("runs/a", {"t": vars(found)}).splitlines()
+    assert lines[0].split() == [
+        "runs/a",
+        "items",
+        "accuracy",
+        "by",
+        "length",
+        "guessing",
+        "seconds",
+    ]
     assert lines[1].split()[:2] == ["t", "1"]
     assert "±" not in lines[1]

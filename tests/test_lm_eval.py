@@ -8,7 +8,8 @@ import torch
 
 import minigpt
 import minigpt.hf
-from minigpt.evaluate.choice import measure_tasks, score
+from minigpt.evaluate import choice
+from minigpt.evaluate.choice import measure_tasks
 from minigpt.evaluate.tasks import Item, read_task
 from minigpt.inference.decoder import Decoder
 from minigpt.model.transformer import GPT
@@ -153,7 +154,7 @@ def test_greedy_text_is_ours(harness, batch_size):
 def test_the_likelihoods_of_choices_are_those_of_lm_eval(harness):
     ours, theirs = harness
     items = [Item(((c, a), (c, f"{a} on")), (1, 1), 0, "here") for c, a in PAIRS]
-    found = score(Decoder(ours), TOKENIZER, items)
+    found = choice.score(Decoder(ours), TOKENIZER, items)
     for item, scores in zip(items, found, strict=True):
         wanted = theirs[1].loglikelihood(asked("loglikelihood", *item.pairs), disable_tqdm=True)
         assert scores == pytest.approx([value for value, _ in wanted], abs=1e-4)
@@ -193,7 +194,9 @@ def test_the_accuracies_and_errors_are_those_of_lm_eval(name, folder, tmp_path):
                 told["results"][name][f"{key}_stderr,none"]
             )
     ours, tokenizer = minigpt.load(folder)
-    scores = score(Decoder(ours), tokenizer, items)
+    scores = choice.score(Decoder(ours), tokenizer, items)
     for sample in told["samples"][name]:
         wanted = [value for value, _ in sample["filtered_resps"]]
-        assert scores[sample["doc_id"]] == pytest.approx([float(value) for value in wanted], abs=1e-4)
+        assert scores[sample["doc_id"]] == pytest.approx(
+            [float(value) for value in wanted], abs=1e-4
+        )

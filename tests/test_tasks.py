@@ -103,7 +103,7 @@ def test_bytes_that_are_no_text_are_refused_by_their_line(tmp_path):
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(tmp_path):
-    with pytest.raises(UserError, match="helaswag does not exist.*hellaswag"):
+    with pytest.raises(UserError, match=r"helaswag does not exist.*hellaswag"):
         read_task("helaswag")
     with pytest.raises(UserError, match="is a folder"):
         read_task(str(tmp_path))
@@ -121,5 +121,5 @@ def test_a_benchmark_is_fetched_by_name(tmp_path, monkeypatch):
 
 def test_without_a_network_a_benchmark_is_refused_in_one_sentence():
     pytest.importorskip("datasets")
-    with pytest.raises(UserError, match="piqa could not be fetched.*pass its records as a .jsonl"):
+    with pytest.raises(UserError, match=r"piqa could not be fetched.*pass its records as a .jsonl"):
         read_task("piqa")

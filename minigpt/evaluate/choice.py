@@ -140,12 +140,15 @@ def score(
     rows = [row_of(choices) for choices in asked]
     # The longest first: rows of one batch are as long as its longest, and memory runs out at once or never.
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
-    read = _read_rows if isinstance(reader, Decoder) else _read_whole
     scores: list[np.ndarray] = [np.empty(0)] * len(rows)
     with bar(f"scoring {plain(name)}", len(rows), "items") as report:
         done = 0
         for batch in _batches(order, rows, reader.config):
-            found = read(reader, [rows[i] for i in batch], [asked[i] for i in batch])
+            choices = [asked[i] for i in batch]
+            if isinstance(reader, Decoder):
+                found = _read_rows(reader, [rows[i] for i in batch], choices)
+            else:
+                found = _read_whole(reader, choices)
             for i, values in zip(batch, found, strict=True):
                 scores[i] = values
             done += len(batch)
@@ -241,9 +244,7 @@ def _batches(order: list[int], rows: list[Row], config: ModelConfig) -> Iterator
         start += count
 
 
-def _read_rows(
-    decoder: Decoder, rows: list[Row], items: list[list[Scored]]
-) -> list[np.ndarray]:
+def _read_rows(decoder: Decoder, rows: list[Row], items: list[list[Scored]]) -> list[np.ndarray]:
     """Return the log-likelihoods of the choices of some items, each item a row of a batch."""
     ids, places, branches = (
         torch.tensor(_padded(part, fill), device=decoder.device)
@@ -264,7 +265,7 @@ def _read_rows(
     return _by_item(_log_probabilities(decoder, chosen, targets), items)
 
 
-def _read_whole(model: GPT, rows: list[Row], items: list[list[Scored]]) -> list[np.ndarray]:
+def _read_whole(model: GPT, items: list[list[Scored]]) -> list[np.ndarray]:
     """Return what `_read_rows` returns from each text read by itself: for any model, and the oracle of the other."""
     choices = [choice for item in items for choice in item]
     longest, device = max(len(choice.ids) for choice in choices), model.head.weight.device
@@ -305,9 +306,9 @@ def _padded(rows: list[list[int]], fill: int) -> list[list[int]]:
     return [row + [fill] * (longest - len(row)) for row in rows]
 
 
-def as_table(tasks: dict[str, dict[str, Any]]) -> str:
-    """Return the accuracies of a model by task as a table in plain text."""
-    rows = [("task", "items", "accuracy", "", "by length", "", "guessing", "seconds")]
+def as_table(model: str, tasks: dict[str, dict[str, Any]]) -> str:
+    """Return the accuracies of a model by task as a table in plain text, headed by its name."""
+    rows = [(plain(model), "items", "accuracy", "", "by length", "", "guessing", "seconds")]
     for name, found in tasks.items():
         shown = []
         for key in ("acc", "acc_norm"):
@@ -318,7 +319,10 @@ def as_table(tasks: dict[str, dict[str, Any]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
-            [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+            [
+                row[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+            ]
         ).rstrip()
         for row in rows
     )

@@ -257,7 +257,8 @@ def _number(value: Any, name: str, choices: int, where: str) -> int:
     number = int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,3}", value) else value
     if type(number) is not int or not 0 <= number < choices:
         raise UserError(
-            f"{where}: {name} is {plain(json.dumps(value, ensure_ascii=False))}; wanted a number from 0 to {choices - 1}"
+            f"{where}: {name} is {plain(json.dumps(value, ensure_ascii=False))}; wanted a number from 0 to "
+            f"{choices - 1}"
         )
     return number
 
