@@ -60,7 +60,7 @@ def test_what_is_too_long_loses_its_beginning():
 def test_batches_do_not_change_a_score(monkeypatch):
     reader = Decoder(tiny_model())
     together = score(reader, TOKENIZER, items())
-    monkeypatch.setattr(choice, "TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr(choice, "TOKENS_AT_ONCE", {"cpu": 1})
     for a, b in zip(together, score(reader, TOKENIZER, items()), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -78,9 +78,15 @@ def test_a_common_stem_is_read_once():
 
 def test_spaces_at_the_end_of_a_context_belong_to_the_choice():
     assert encode_pair(TOKENIZER, "a ", "b") == encode_pair(TOKENIZER, "a", " b")
-    before, after = encode_pair(TOKENIZER, "b", " a ")
-    assert before + after == TOKENIZER.encode("b a ")
+    assert encode_pair(TOKENIZER, "b", " a ") == (TOKENIZER.encode("b"), TOKENIZER.encode(" a "))
     assert encode_pair(TOKENIZER, "", "b") == ([TOKENIZER.eos_id], TOKENIZER.encode("b"))
+
+
+def test_what_two_texts_melt_into_is_cut_by_the_number_of_tokens():
+    """As in lm_eval: the context keeps its own tokens, and the choice what the whole has after as many."""
+    ba, b, a = (TOKENIZER.encode(text) for text in ("ba", "b", "a"))
+    assert encode_pair(TOKENIZER, "ab", "ab") == (a + b, TOKENIZER.encode("abab")[2:])
+    assert TOKENIZER.encode("abab")[:2] == a + ba != a + b
 
 
 def test_accuracy_counts_the_likeliest_and_the_likeliest_by_its_length(monkeypatch):

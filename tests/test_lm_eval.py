@@ -13,9 +13,11 @@ from minigpt.evaluate.choice import measure_tasks
 from minigpt.evaluate.tasks import Item, read_task
 from minigpt.inference.decoder import Decoder
 from minigpt.model.transformer import GPT
-from minigpt.tokenizer import bpe_tokenizer
+from minigpt.interop.loading import load_both
+from minigpt.tokenizer import Tokenizer, bpe_tokenizer
 
-from .conftest import SWITCHES
+from .conftest import SWITCHES, nonsense, sentencepiece_like
+from .test_causal import make
 from .test_transformer import model
 
 NEEDED = "needs lm_eval: pip install 'lm-eval[hf]'"
@@ -157,6 +159,20 @@ def test_the_likelihoods_of_choices_are_those_of_lm_eval(harness):
     found = choice.score(Decoder(ours), TOKENIZER, items)
     for item, scores in zip(items, found, strict=True):
         wanted = theirs[1].loglikelihood(asked("loglikelihood", *item.pairs), disable_tqdm=True)
+        assert scores == pytest.approx([value for value, _ in wanted], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "mistral", "mamba"])
+@pytest.mark.parametrize("kind", ["ours", "sentencepiece"])
+def test_other_models_and_tokenizers_score_as_in_lm_eval(name, kind, tmp_path):
+    of_others = Tokenizer(sentencepiece_like(nonsense(400)), eos="</s>")
+    make(name, tmp_path, TOKENIZER if kind == "ours" else of_others)
+    model, tokenizer = load_both(tmp_path)
+    contexts = ["a cat ", "the dog ran under the tree and", "the mat", ""]
+    items = [Item(((c, " sat"), (c, " ran on a")), (4, 9), 0, "here") for c in contexts]
+    theirs = HFLM(pretrained=str(tmp_path), batch_size=1, device="cpu")
+    for item, scores in zip(items, choice.score(model, tokenizer, items), strict=True):
+        wanted = theirs.loglikelihood(asked("loglikelihood", *item.pairs), disable_tqdm=True)
         assert scores == pytest.approx([value for value, _ in wanted], abs=1e-4)
 
 

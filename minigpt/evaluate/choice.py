@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minigpt.config import ModelConfig
 from minigpt.errors import UserError, plain
 from minigpt.evaluate.tasks import Item, Task
 from minigpt.inference.decoder import Decoder
@@ -27,7 +26,8 @@ from minigpt.progress import bar
 from minigpt.runtime import pick_device
 from minigpt.tokenizer import Tokenizer
 
-TOKENS_AT_ONCE = 4096
+TOKENS_AT_ONCE = {"cpu": 2048}  # what its caches hold; on any other device:
+MORE_AT_ONCE = 1 << 14
 PAIRS_AT_ONCE = 1 << 23  # of tokens of which one may look at the other: the mask of a batch
 
 
@@ -143,7 +143,7 @@ def score(
     scores: list[np.ndarray] = [np.empty(0)] * len(rows)
     with bar(f"scoring {plain(name)}", len(rows), "items") as report:
         done = 0
-        for batch in _batches(order, rows, reader.config):
+        for batch in _batches(order, rows, _at_once(reader)):
             choices = [asked[i] for i in batch]
             if isinstance(reader, Decoder):
                 found = _read_rows(reader, [rows[i] for i in batch], choices)
@@ -183,14 +183,14 @@ def _scored(tokenizer: Tokenizer, context: str, choice: str, size: int, where: s
 def encode_pair(tokenizer: Tokenizer, context: str, choice: str) -> tuple[list[int], list[int]]:
     """Return the tokens of a context and those of a choice after it, cut as lm_eval cuts them.
 
-    Both are encoded together, so that a choice has the tokens that it has in a text; spaces at the end of the context
-    belong to the choice. An empty context is the token that begins a text.
+    The choice has the tokens that it has in the whole text: those after as many as the context has by itself. Spaces at
+    the end of the context belong to the choice. An empty context is the token that begins a text.
     """
     text = context.rstrip()
     whole = [*tokenizer.prefix, *tokenizer.encode(context + choice)]
     if text:
-        length = len(tokenizer.prefix) + len(tokenizer.encode(text))
-        return whole[:length], whole[length:]
+        before = [*tokenizer.prefix, *tokenizer.encode(text)]
+        return before, whole[len(before) :]
     after = whole[len(tokenizer.prefix) :]
     if tokenizer.bos_id is None or (after and after[0] == tokenizer.bos_id):
         return after[:1] if tokenizer.bos_id is not None else [], after[1:]
@@ -234,12 +234,18 @@ def row_of(choices: Sequence[Scored]) -> Row:
     return Row(ids, places, branches, asked)
 
 
-def _batches(order: list[int], rows: list[Row], config: ModelConfig) -> Iterator[list[int]]:
+def _at_once(reader: GPT | Decoder) -> int:
+    """Return how many tokens are read together."""
+    device = reader.device if isinstance(reader, Decoder) else reader.head.weight.device
+    return TOKENS_AT_ONCE.get(device.type, MORE_AT_ONCE)
+
+
+def _batches(order: list[int], rows: list[Row], most: int) -> Iterator[list[int]]:
     """Yield the places of rows, sorted by length, that are read together."""
     start = 0
     while start < len(order):
         longest = len(rows[order[start]].ids)
-        count = max(1, min(TOKENS_AT_ONCE // longest, PAIRS_AT_ONCE // longest**2))
+        count = max(1, min(most // longest, PAIRS_AT_ONCE // longest**2))
         yield order[start : start + count]
         start += count
 
@@ -269,7 +275,7 @@ def _read_whole(model: GPT, items: list[list[Scored]]) -> list[np.ndarray]:
     """Return what `_read_rows` returns from each text read by itself: for any model, and the oracle of the other."""
     choices = [choice for item in items for choice in item]
     longest, device = max(len(choice.ids) for choice in choices), model.head.weight.device
-    count = max(1, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // model.config.vocab_size) // longest)
+    count = max(1, min(_at_once(model), LOGITS_AT_ONCE // model.config.vocab_size) // longest)
     found = []
     for start in range(0, len(choices), count):
         part = choices[start : start + count]
