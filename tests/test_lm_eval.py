@@ -12,8 +12,8 @@ from minigpt.evaluate import choice
 from minigpt.evaluate.choice import measure_tasks
 from minigpt.evaluate.tasks import Item, read_task
 from minigpt.inference.decoder import Decoder
-from minigpt.model.transformer import GPT
 from minigpt.interop.loading import load_both
+from minigpt.model.transformer import GPT
 from minigpt.tokenizer import Tokenizer, bpe_tokenizer
 
 from .conftest import SWITCHES, nonsense, sentencepiece_like
