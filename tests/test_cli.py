@@ -3,6 +3,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,7 +167,7 @@ def test_every_filter_of_sample_changes_what_is_drawn(trained, capsys):
         ("--frequency-penalty", 2),
     ):  # fmt: skip
         assert drawn("--greedy", option, value) != greedy, option
-    ended = drawn("--greedy", "--stop", "zzz", "--stop", greedy[8:11])
+    ended = drawn("--greedy", "--stop", "nnn ooo", "--stop", greedy[8:11])
     assert ended.startswith("the ")
     assert greedy.startswith(ended.rstrip("\n"))
     assert len(ended) < len(greedy)
@@ -257,6 +258,35 @@ def test_eval_prints_a_table_and_json(trained, capsys):
     assert [one["loss"] for one in both] == [found["loss"]] * 2
 
 
+def test_eval_answers_questions_and_finds_copies(trained, tmp_path, capsys):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(
+        '{"context": "the cat sat on", "choices": ["the mat", "nnn ooo"], "answer": "A"}\n'
+    )
+    assert call("eval", trained, "--tasks", path, "--tasks", path, "--copied", "--json") == 0
+    out = capsys.readouterr().out
+    assert "guessing" in out
+    assert "longest span copied" in out
+    found = json.loads(out.splitlines()[-1])
+    assert found["tasks"][str(path)]["acc"] == 1.0
+    assert found["copied"]["verdict"] in ("generalising", "between", "memorising")
+    assert found["tokens"] > 1000
+
+
+def test_eval_asks_a_model_without_a_text_only_the_questions(trained, tmp_path, capsys):
+    folder, path = tmp_path / "model", tmp_path / "tasks.jsonl"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(trained / name, folder)
+    path.write_text(
+        '{"context": "the cat sat on", "choices": ["the mat", "nnn ooo"], "answer": "A"}\n'
+    )
+    assert call("eval", folder, "--tasks", path, "--json") == 0
+    said = capsys.readouterr()
+    assert "only the tasks are measured" in said.err
+    assert list(json.loads(said.out.splitlines()[-1])) == ["tasks"]
+
+
 def test_eval_on_another_text(trained, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("the cat sat on the mat.\n" * 20)
     assert call("eval", trained, "--data", tmp_path / "a.txt", "--json") == 0
@@ -294,6 +324,8 @@ BAD = [
     ),
     (["eval", "{binary}"], "there is no model at"),
     (["eval", "{run}", "--data", "none.txt"], "there is no text at"),
+    (["eval", "{run}", "--tasks", "helaswag"], "did you mean 'hellaswag'"),
+    (["eval", "{run}", "--tasks", "{empty}"], "holds no question"),
     (["demo", "--minutes", "soon"], "train.minutes is 'soon'; wanted a number"),
     (["trian"], "trian"),
     (["sample"], "requires an argument"),

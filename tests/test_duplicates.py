@@ -55,13 +55,13 @@ def test_what_is_found_does_not_depend_on_portions_or_threads(
 ):
     val, train, _ = two_parts
     expected = find(train, remember([val], "bpe", 1000, END))
-    duplicates._powers.cache_clear()
+    duplicates.powers.cache_clear()
     monkeypatch.setattr(duplicates, "PORTION", portion)
     monkeypatch.setattr(duplicates, "STRETCH", stretch)
     longest = max(len(d) for d in documents(200, seed=1))
     done = []
     (found,) = find_all([train], remember([val], "bpe", 1000, END), 2, done.append)
-    duplicates._powers.cache_clear()
+    duplicates.powers.cache_clear()
     if portion > longest:  # a document that is longer than a portion is looked at in parts
         assert found.exact.tolist() == expected.exact.tolist()
         assert found.near.tolist() == expected.near.tolist()

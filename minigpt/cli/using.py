@@ -121,6 +121,8 @@ def eval(
     /,
     *more: str,
     data: Annotated[str | None, TEXT] = None,
+    tasks: tuple[str, ...] = (),
+    copied: FLAG = False,
     device: str = "auto",
     dtype: DTYPE = "auto",
     quantize: QUANTIZE = "none",
@@ -138,6 +140,12 @@ def eval(
         Further ones, to compare.
     data
         Measure on this text instead; for a directory that no run was trained in.
+    tasks
+        Multiple-choice questions, scored as lm_eval scores them: a .jsonl file, or hellaswag, arc-easy, arc-challenge,
+        openbookqa, piqa, sciq, winogrande from the Hub. May be given several times.
+    copied
+        Measure what texts of the model copy from the text that it was trained on, and say whether it has learnt that
+        text or learnt it by heart.
     device
         auto, cpu, cuda or mps.
     dtype
@@ -148,7 +156,9 @@ def eval(
     from minigpt.data.corpora import open_source, read_pieces
     from minigpt.data.tokens import tokens_of_text
     from minigpt.evaluate.measure import as_table, measure
+    from minigpt.evaluate.tasks import read_task
 
+    questions, runs = [read_task(name) for name in tasks], (run, *more)
     with contextlib.ExitStack() as stack:
         text = None
         if data is not None:
@@ -161,7 +171,41 @@ def eval(
         if quantize == "int8" and dtype not in ("auto", "bf16"):
             raise UserError(f"--quantize int8 decodes in bf16; leave --dtype {dtype} out")
         precision = "int8" if quantize == "int8" else None if dtype == "auto" else dtype
-        measured = {path: measure(path, text, device, precision) for path in (run, *more)}
-    show(as_table(measured))
-    results = list(measured.values())
+        if data is None and tasks and not _have_text(runs):
+            say("only the tasks are measured: not every model says what text it was trained on")
+            results: list[dict[str, Any]] = [{} for _ in runs]
+        else:
+            measured = {path: measure(path, text, device, precision) for path in runs}
+            show(as_table(measured))
+            results = list(measured.values())
+    for path, found in zip(runs, results, strict=True):
+        if questions:
+            found["tasks"] = _answer(path, questions, device, precision)
+        if copied:
+            found["copied"] = _compare(path, device)
     finish(as_json, results[0] if len(results) == 1 else results)
+
+
+def _have_text(runs: tuple[str, ...]) -> bool:
+    """Return whether each of these models says what it was trained on."""
+    from minigpt.evaluate.measure import run_of
+
+    return all((run_of(path) / "data.json").is_file() for path in runs)
+
+
+def _answer(run: str, questions: list[Any], device: str, precision: str | None) -> dict[str, Any]:
+    """Return how a model answers multiple-choice questions, and show it as a table."""
+    from minigpt.evaluate.choice import as_table, measure_tasks
+
+    found = measure_tasks(run, questions, device, precision)
+    show("\n" + as_table(run, found))
+    return found
+
+
+def _compare(run: str, device: str) -> dict[str, Any]:
+    """Return what a run copies from its text, and show it."""
+    from minigpt.evaluate.copied import as_text, measure_copied
+
+    found = measure_copied(run, device)
+    show(f"\n{run}\n{as_text(found)}")
+    return found

@@ -24,8 +24,8 @@ FEWEST = 3  # sequences found before that is said
 PORTION = 1 << 16  # tokens looked at together: half a megabyte for each array
 STRETCH = 1 << 20  # tokens that a thread looks at
 LONGEST = 1 << 20  # tokens of a document that is looked at as one
-_BASE = np.uint64(0x9E3779B97F4A7C15)
-_INVERSE = np.uint64(pow(int(_BASE), -1, 1 << 64))
+BASE = np.uint64(0x9E3779B97F4A7C15)
+INVERSE = np.uint64(pow(int(BASE), -1, 1 << 64))
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def remember(
     length, bits = LENGTH[kind], KEPT_BITS
     while sum(file.tokens for file in files) >> bits > MOST_KEPT:
         bits += 1
-    numbers = _mixed(np.arange(vocab_size, dtype=np.uint64))
+    numbers = mixed(np.arange(vocab_size, dtype=np.uint64))
     documents, sequences = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     for file in files:
         for _, tokens in _portions(file, 0, file.tokens, separator):
@@ -203,7 +203,7 @@ class _Portion:
 
     def __init__(self, tokens: np.ndarray, numbers: np.ndarray, separator: int | None) -> None:
         self.sums = np.zeros(len(tokens) + 1, np.uint64)
-        np.cumsum(numbers[tokens] * _powers(_BASE)[: len(tokens)], out=self.sums[1:])
+        np.cumsum(numbers[tokens] * powers(BASE)[: len(tokens)], out=self.sums[1:])
         marks = np.empty(0, np.int64)
         if separator is not None:
             marks = np.flatnonzero(tokens == separator)
@@ -213,14 +213,14 @@ class _Portion:
     def fingerprints(self) -> np.ndarray:
         """Return the fingerprint of each document: the same wherever it stands."""
         spans = self.sums[self.ends] - self.sums[self.begins]
-        return spans * _powers(_INVERSE)[self.begins] + _mixed(
+        return spans * powers(INVERSE)[self.begins] + mixed(
             (self.ends - self.begins).astype(np.uint64)
         )
 
     def kept_sequences(self, length: int, bits: int) -> tuple[np.ndarray, np.ndarray]:
         """Return where the sequences that are looked at begin, and their fingerprints."""
         count = max(0, len(self.sums) - length)
-        prints = (self.sums[length:] - self.sums[:count]) * _powers(_INVERSE)[:count]
+        prints = (self.sums[length:] - self.sums[:count]) * powers(INVERSE)[:count]
         places = np.flatnonzero(prints >> np.uint64(64 - bits) == 0)
         return places, prints[places]
 
@@ -238,14 +238,14 @@ def _count_between(places: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> 
 
 
 @lru_cache(maxsize=2)
-def _powers(base: np.uint64) -> np.ndarray:
+def powers(base: np.uint64) -> np.ndarray:
     """Return base^0, base^1, … modulo 2^64, as many as a portion needs."""
     powers = np.full(max(PORTION, STRETCH, LONGEST) + 1, base, np.uint64)
     powers[0] = 1
     return np.cumprod(powers, out=powers)
 
 
-def _mixed(values: np.ndarray) -> np.ndarray:
+def mixed(values: np.ndarray) -> np.ndarray:
     """Return well-mixed numbers for numbers (the finaliser of SplitMix64; Steele et al., 2014)."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

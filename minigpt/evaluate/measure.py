@@ -50,8 +50,8 @@ def measure(
         UserError: nothing to load, no text to measure on, or weights that are not numbers.
     """
     model, tokenizer = load_both(run)
-    is_run = (_run_of(run) / "run.toml").is_file()
-    config = RunDir(_run_of(run)).config if is_run else RunConfig()
+    is_run = (run_of(run) / "run.toml").is_file()
+    config = RunDir(run_of(run)).config if is_run else RunConfig()
     # tf32 is a faster way to the same, which not every device has.
     dtype = "fp32" if config.train.dtype == "tf32" else config.train.dtype
     settings = TrainConfig(device=device, dtype=dtype)
@@ -92,7 +92,7 @@ def tokens_of(run: Path | str) -> Tokens:
     Raises:
         UserError: `run` is no run, or its text is gone or has changed.
     """
-    folder = _run_of(run)
+    folder = run_of(run)
     if not (folder / "data.json").is_file():
         raise UserError(f"{run} does not say what it was trained on; pass a text with --data")
     fingerprint = str(read_json(folder / "data.json").get("fingerprint", ""))
@@ -106,7 +106,7 @@ def tokens_of(run: Path | str) -> Tokens:
     return tokens
 
 
-def _run_of(run: Path | str) -> Path:
+def run_of(run: Path | str) -> Path:
     """Return the run directory that a checkpoint belongs to, or the path itself."""
     path = expanded(run).resolve()
     return path.parent.parent if path.parent.name == "checkpoints" else path

@@ -131,20 +131,31 @@ class Decoder:
             cache: none; a slot serves for that.
             documents: (B, T), the document of each position; attention then stays inside it.
         """
-        B, T = ids.shape  # noqa: N806 - the letters of the legend
         mask = None
         if documents is not None:
             mask = (documents[:, None, :, None] == documents[:, None, None, :]).tril()
+        places = torch.arange(ids.size(1), device=ids.device).expand_as(ids)
+        return self.hidden_at(ids, places, mask)
+
+    def hidden_at(self, ids: Tensor, places: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the stream before the last norm, (B, T, C), of tokens that need not stand in their order.
+
+        Args:
+            ids: (B, T).
+            places: (B, T), the position of each.
+            mask: (B, 1, T, T), true where a token may look; None: it looks at itself and what is before it.
+        """
+        shape = ids.shape
 
         def look(layer: int, query: Tensor, key_value: Tensor) -> Tensor:
             parts = (
-                part.to(self.dtype).unflatten(0, (B, T)).transpose(1, 2)
+                part.to(self.dtype).unflatten(0, shape).transpose(1, 2)
                 for part in (query, *key_value.chunk(2, dim=1))
             )  # (B, H or K, T, D)
             return attend(*parts, mask).transpose(1, 2).flatten(0, 1).flatten(1)
 
-        places = torch.arange(T, device=ids.device).repeat(B)
-        return self.stream(*self.begin(ids.flatten(), places), look).unflatten(0, (B, T))
+        stream = self.stream(*self.begin(ids.flatten(), places.flatten()), look)
+        return stream.unflatten(0, shape)
 
     @torch.inference_mode()
     def prefill(self, slot: int, ids: Sequence[int], start: int = 0) -> Tensor:
