@@ -121,12 +121,13 @@ def eval(
     /,
     *more: str,
     data: Annotated[str | None, TEXT] = None,
+    stride: int | None = None,
     device: str = "auto",
     dtype: DTYPE = "auto",
     quantize: QUANTIZE = "none",
     as_json: JSON = False,
 ) -> None:
-    """Measure a model on its held-out text: loss, perplexity, bits per byte, beside simple baselines.
+    """Measure models on held-out text: loss, perplexity, bits per byte, their standard errors, and simple baselines.
 
     Example: minigpt eval runs/demo
 
@@ -135,9 +136,12 @@ def eval(
     run
         A run directory, one of its checkpoints, a Hugging Face directory, hf:OWNER/NAME, or a file of weights.
     more
-        Further ones, to compare.
+        Further ones, to compare with the first: one table, with the difference and its standard error.
     data
-        Measure on this text instead; for a directory that no run was trained in.
+        Measure on this text instead: any, whatever the tokenizer; for a directory that no run was trained in.
+    stride
+        Tokens from one window to the next, 1 to the context (the default): each token is foretold from nearly a whole
+        context, in context / stride times the time.
     device
         auto, cpu, cuda or mps.
     dtype
@@ -147,7 +151,7 @@ def eval(
     """
     from minigpt.data.corpora import open_source, read_pieces
     from minigpt.data.tokens import tokens_of_text
-    from minigpt.evaluate.measure import as_table, measure
+    from minigpt.evaluate.comparison import as_table, compare
 
     with contextlib.ExitStack() as stack:
         text = None
@@ -161,7 +165,7 @@ def eval(
         if quantize == "int8" and dtype not in ("auto", "bf16"):
             raise UserError(f"--quantize int8 decodes in bf16; leave --dtype {dtype} out")
         precision = "int8" if quantize == "int8" else None if dtype == "auto" else dtype
-        measured = {path: measure(path, text, device, precision) for path in (run, *more)}
-    show(as_table(measured))
-    results = list(measured.values())
+        runs = (run, *more)
+        results = compare(runs, text, device=device, precision=precision, stride=stride)
+    show(as_table(runs, results))
     finish(as_json, results[0] if len(results) == 1 else results)
