@@ -45,7 +45,9 @@ class TrainStep(nn.Module):
         hidden = self.model.hidden(ids, documents=documents).flatten(0, 1)  # (B * T, C)
         if not summed:
             counted = (targets != IGNORED).flatten()
-            return losses_of(self.model.head, hidden[counted], targets.flatten()[counted]), counted.sum()
+            return losses_of(
+                self.model.head, hidden[counted], targets.flatten()[counted]
+            ), counted.sum()
         loss_sum = next_token_loss(self.model.head, hidden, targets.flatten())
         return loss_sum, (targets != IGNORED).sum()
 
@@ -73,7 +75,10 @@ def losses_of(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
     rows = _rows_at_once(head)
     chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
     return torch.cat(
-        [F.cross_entropy(head(h).float(), t, ignore_index=IGNORED, reduction="none") for h, t in chunks]
+        [
+            F.cross_entropy(head(h).float(), t, ignore_index=IGNORED, reduction="none")
+            for h, t in chunks
+        ]
     )
 
 

@@ -12,15 +12,7 @@ from typing import Any
 
 from minigpt import __version__, config
 from minigpt.config import RunConfig
-from minigpt.curves import (
-    Row,
-    baselines_in,
-    end_of,
-    loss_chart,
-    number_in,
-    points_of,
-    small_charts,
-)
+from minigpt.curves import Row, baselines_in, end_of, loss_chart, number_in, points_of, small_charts
 from minigpt.drawing import bar, spread
 from minigpt.errors import UserError
 from minigpt.files import read_json, replace_text

@@ -98,7 +98,7 @@ def beside_baselines(bits: float, baselines: Mapping[str, float]) -> str:
     """
     gains = {NAMES[name]: known - bits for name, known in baselines.items() if name in NAMES}
     beaten = [f"{name} by {gain:.2f}" for name, gain in gains.items() if gain > 0]
-    others = [f"{name} by {-gain:.2f}" for name, gain in gains.items() if gain <= 0]
+    others = [f"{name} by {abs(gain):.2f}" for name, gain in gains.items() if gain <= 0]
     if first := beaten or others:
         first[0] += " bits per byte"
     verbs = (("beats the ", beaten), ("loses to the ", others))

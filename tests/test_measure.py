@@ -1,10 +1,14 @@
+import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+import minigpt
 from minigpt.errors import UserError
-from minigpt.evaluate.measure import as_table, measure, tokens_of
+from minigpt.evaluate.measure import measure, tokens_of
 from minigpt.pretrain import train
 from minigpt.rundir import RunDir
 
@@ -19,7 +23,7 @@ def run(small_config, tmp_path):
 def test_the_whole_held_out_part_is_measured_beside_its_baselines(run):
     found = measure(run)
     assert found["tokens"] == len(tokens_of(run).val) - 1
-    assert list(found["baselines"]) == ["uniform", "unigram", "bigram"]
+    assert list(found["baselines"]) == ["uniform", "unigram", "bigram", "mlp", "trigram"]
     assert found["loss"] < found["baselines"]["uniform"]["loss"]
     assert measure(run)["loss"] == found["loss"]
 
@@ -85,16 +89,35 @@ def test_a_model_that_no_run_made_needs_a_text(run, tmp_path):
         measure(foreign)
 
 
-def test_a_table_lines_up():
-    known = {"loss": 2.0, "bits_per_byte": 3.0, "bits_per_char": 3.5}
-    found = known | {
-        "perplexity": 7.39,
-        "tokens": 12345,
-        "seconds": 1.23,
-        "baselines": {"bigram": known},
-    }
-    lines = as_table({"runs/a": found}).splitlines()
-    assert lines[0].split() == ["loss", "perplexity", "bits/byte", "bits/char", "tokens", "seconds"]
-    assert lines[1].split() == ["runs/a", "2.0000", "7.39", "3.0000", "3.5000", "12,345", "1.2"]
-    assert lines[2].split() == ["bigram", "2.0000", "7.39", "3.0000", "3.5000"]
-    assert lines[1].index("2.0000") == lines[2].index("2.0000")
+@torch.no_grad()
+def test_the_numbers_are_those_of_the_logits(run):
+    """Loss, bits per byte and their standard errors, from the logits of a model loaded as any program would."""
+    found, (model, tokenizer) = measure(run), minigpt.load(run)
+    tokens = tokens_of(run).val[:].astype(int)
+    context, bits, sizes = model.config.block_size, [], []
+    for start in range(0, len(tokens) - 1, context):
+        window = torch.tensor(tokens[start : start + context + 1])[None]
+        chances = model(window[:, :-1]).log_softmax(-1).gather(-1, window[:, 1:, None])
+        bits.append(-chances.double().sum().item() / math.log(2))
+        sizes.append(sum(len(tokenizer.pieces[i]) for i in window[0, 1:].tolist()))
+    bits, sizes = np.array(bits), np.array(sizes)
+    per_byte = bits.sum() / sizes.sum()
+    left = bits - per_byte * sizes
+    count = len(bits)
+    error = math.sqrt(count / (count - 1) * (left**2).sum()) / sizes.sum()
+    assert found["bits_per_byte"] == pytest.approx(per_byte, rel=1e-5)
+    assert found["bits_per_byte_stderr"] == pytest.approx(error, rel=1e-4)
+    assert found["loss"] == pytest.approx(bits.sum() * math.log(2) / found["tokens"], rel=1e-5)
+
+
+def test_a_stride_gives_each_token_more_to_go_by(run):
+    found = measure(run, stride=4)
+    assert found["tokens"] == measure(run)["tokens"]
+    assert found["stride"] == 4
+    assert found["loss"] < measure(run)["loss"]
+
+
+def test_what_less_precision_costs_is_paired(run):
+    decoded = measure(run, precision="int8")["decoded"]
+    assert decoded["difference"]["paired_by"] == "windows"
+    assert decoded["difference"]["bits_per_byte_stderr"] < decoded["bits_per_byte_stderr"] / 2

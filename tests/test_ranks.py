@@ -5,8 +5,8 @@ import signal
 import threading
 import time
 
-import pytest
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 

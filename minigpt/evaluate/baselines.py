@@ -22,7 +22,7 @@ def baselines(
     """Return {name: {"loss", "bits_per_byte", "bits_per_char"}} on held-out tokens.
 
     uniform knows nothing, unigram how common each token is, bigram which token follows the last one, trigram which
-    the last two; mlp is a network that sees the last one: with more than 1,024 ids it would take more than seconds, and
+    the last two; mlp is a network that sees the last one: with more than 768 ids it would take more than seconds, and
     is left out. Of a large text the first 17 million tokens of each part are taken, whoever asks: a run for its
     report, `eval`, the demo.
 

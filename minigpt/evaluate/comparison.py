@@ -74,7 +74,9 @@ def as_table(names: Sequence[str], results: Sequence[dict[str, Any]]) -> str:
     """
     head = ("", "loss", "", "perplexity", "bits/byte", "", "bits/char", "tokens", "seconds")
     head += ("to the first", "") if len(results) > 1 else ()
-    rows, shown, sentences = [head], [], []
+    rows: list[tuple[str, ...]] = [head]
+    shown: list[dict[str, Any]] = []
+    sentences: list[str] = []
     for name, found in zip(names, results, strict=True):
         counts = (f"{found['tokens']:,}", f"{found['seconds']:.1f}")
         rows.append((name, *_figures(found), *counts, *_difference(found)))
@@ -128,8 +130,12 @@ def _said(known: dict[str, Any]) -> str:
     """Return how much better or worse a model is than the first, and how the standard error is paired."""
     gain, error = known["bits_per_byte"], known["bits_per_byte_stderr"]
     beyond = error is not None and abs(gain) > SURE * error
-    verdict = "no better or worse than" if not beyond else "worse than" if gain > 0 else "better than"
-    how = "not paired, for its tokenizer or the other one's does not give the bytes of the text back"
+    verdict = (
+        "no better or worse than" if not beyond else "worse than" if gain > 0 else "better than"
+    )
+    how = (
+        "not paired, for its tokenizer or the other one's does not give the bytes of the text back"
+    )
     if known["paired_by"] is not None:
         how = f"paired by {known['pairs']:,} {PAIRS[known['paired_by']]}"
     return f"is {verdict} {known['to']}, as far as this text can tell (standard error {how})"

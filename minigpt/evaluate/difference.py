@@ -1,4 +1,4 @@
-"""The likelihoods of two models on one text in; the difference out, with a standard error that is paired where it can be."""
+"""The likelihoods of two models on one text in; the difference out, with its standard error, paired where it can be."""
 
 import math
 from typing import Any
@@ -38,7 +38,7 @@ def difference(first: Likelihood, other: Likelihood) -> dict[str, Any]:
         ]
         return found | _paired("bytes", *cut)
     errors = (first.bits_per_byte_stderr, other.bits_per_byte_stderr)
-    apart = None if None in errors else math.hypot(*errors)
+    apart = None if errors[0] is None or errors[1] is None else math.hypot(errors[0], errors[1])
     return found | {"bits_per_byte_stderr": apart, "paired_by": None, "pairs": 0}
 
 

@@ -87,7 +87,13 @@ def measured(
 
     def likelihood(step: TrainStep) -> Likelihood:
         found = evaluate(
-            step, val, tokenizer, separator=separator, context=context, stride=stride, batch_size=at_once
+            step,
+            val,
+            tokenizer,
+            separator=separator,
+            context=context,
+            stride=stride,
+            batch_size=at_once,
         )
         if not math.isfinite(found.loss):
             raise UserError(

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LARGEST_VOCABULARY = 1024  # ids; the time of a step grows with their square
+LARGEST_VOCABULARY = (
+    768  # ids; the time of a step grows with their square, here to a second or two in all
+)
 EMBEDDING, HIDDEN = 32, 64
 STEPS = 200
 RATE = 0.03  # the best of 0.01, 0.03 and 0.06 on the text of the demo; falls to nothing

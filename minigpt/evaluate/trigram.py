@@ -1,4 +1,4 @@
-"""Counts of three tokens in a row in; how well they foretell the next token out, a shorter history where a longer fails.
+"""Counts of three tokens in a row in; how well they foretell the next token out, backing off to fewer where they fail.
 
 Interpolated Kneser-Ney smoothing (Kneser and Ney 1995; Chen and Goodman 1999, section 2.7). From every count of a
 history h a discount D is taken, and what that frees goes to the history that is one token shorter:
