@@ -5,6 +5,9 @@ a logit for each id. As it sees one token it has but V different inputs, so a st
 V x V table of what follows what, weighted by how often.
 """
 
+import contextlib
+from collections.abc import Generator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,16 +29,26 @@ def mlp_bigram_loss(train: np.ndarray, val: np.ndarray, vocab_size: int) -> floa
         vocab_size: V; the time grows with its square.
     """
     weights = _first_weights(vocab_size)
-    shares = _shares(train, vocab_size)
+    shares, val_shares = _shares(train, vocab_size), _shares(val, vocab_size)
     optimizer = torch.optim.Adam(weights, lr=RATE)
-    with torch.enable_grad():
+    with torch.enable_grad(), _one_thread():
         for step in range(STEPS):
             optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
             optimizer.zero_grad()
             (-(shares * _log_chances(weights)).sum()).backward()
             optimizer.step()
-    with torch.no_grad():
-        return -(_shares(val, vocab_size) * _log_chances(weights)).sum().item()
+        return -(val_shares * _log_chances(weights)).sum().item()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Generator[None]:
+    """Have one thread compute: enough for seconds, the same result on any machine's cores, and no waiting for others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _first_weights(vocab_size: int) -> list[Tensor]:
