@@ -4,9 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
+import transformers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import minigpt
+from minigpt.data.tokens import tokens_of_text
 from minigpt.errors import UserError
 from minigpt.evaluate.measure import measure, tokens_of
 from minigpt.pretrain import train
@@ -121,3 +125,53 @@ def test_what_less_precision_costs_is_paired(run):
     decoded = measure(run, precision="int8")["decoded"]
     assert decoded["difference"]["paired_by"] == "windows"
     assert decoded["difference"]["bits_per_byte_stderr"] < decoded["bits_per_byte_stderr"] / 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("stride", [None, 10])
+def test_a_gpt2_directory_from_elsewhere_is_measured_as_transformers_would(tmp_path, stride):
+    """Every number again from the logits and the tokens of `transformers`."""
+    text = "A café, a bat, and a cat: they sat on a mat.\n" * 8
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    backend.train_from_iterator([text], trainer)
+    theirs = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|endoftext|>"
+    )
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    shape = transformers.GPT2Config(
+        vocab_size=len(theirs), n_positions=24, n_embd=16, n_layer=1, n_head=2, **ends
+    )
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(shape).eval()
+    theirs.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+
+    ids, nats = theirs(text)["input_ids"], []
+    for place in range(1, len(ids)):
+        step = stride or 24
+        start = 0 if place <= 24 else step * -(-(place - 24) // step)
+        logits = model(torch.tensor([ids[start:place]])).logits[0, -1]
+        nats.append(-logits.log_softmax(-1)[ids[place]].item())
+    first = len(backend.decode(ids[:1]).encode())
+    wanted = sum(nats) / math.log(2) / (len(text.encode()) - first)
+
+    def tokens(tokenizer):
+        return tokens_of_text([(True, text)], tokenizer)
+
+    found = measure(tmp_path, tokens, stride=stride)
+    assert found["tokens"] == len(ids) - 1
+    assert found["loss"] == pytest.approx(np.mean(nats), rel=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(wanted, rel=1e-5)
+    stretches = [nats[i : i + 24] for i in range(0, len(nats), 24)]
+    left = [sum(one) - np.mean(nats) * len(one) for one in stretches]
+    error = math.sqrt(len(left) / (len(left) - 1) * sum(x * x for x in left)) / len(nats)
+    assert found["loss_stderr"] == pytest.approx(error, rel=1e-3)

@@ -42,7 +42,7 @@ def mlp_bigram_loss(train: np.ndarray, val: np.ndarray, vocab_size: int) -> floa
 
 @contextlib.contextmanager
 def _one_thread() -> Generator[None]:
-    """Have one thread compute: enough for seconds, the same result on any machine's cores, and no waiting for others."""
+    """Have one thread compute: in seconds, the same on any number of cores, and none waits for another."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
