@@ -14,12 +14,15 @@ from minigpt.model.families import FAMILIES, family_of
 from minigpt.model.size import parameter_count
 from minigpt.pretrain import prepare_run
 from minigpt.rundir import RunDir
+from minigpt.verdict import beside_baselines
 
 PROMPTS = ("The ", "Return the ")
 BASELINES = {
     "uniform": "all tokens equally likely",
     "unigram": "how common each token is",
     "bigram": "which token follows the last one",
+    "mlp": "the same, by a network of two layers",
+    "trigram": "which token follows the last two",
 }
 
 
@@ -111,12 +114,13 @@ def _introduce_model(job: TrainingJob) -> None:
 def _compare(log: Log, found: dict[str, Any]) -> None:
     log.say("\n5. The result, in bits per byte of the held-out documents (less is better):\n")
     known = found["baselines"]
-    rows = [(BASELINES[name], known[name]["bits_per_byte"]) for name in known]
+    levels = {name: one["bits_per_byte"] for name, one in known.items()}
+    rows = [(BASELINES[name], bits) for name, bits in levels.items()]
     for name, bits in [*rows, ("your GPT", found["bits_per_byte"])]:
-        log.say(f"   {name:<32}  {bits:5.3f}  {'█' * round(bits * 7)}")
-    gain = known["bigram"]["bits_per_byte"] - found["bits_per_byte"]
-    verdict = "It beats" if gain > 0 else "More --minutes are needed: it loses to"
-    log.say(f"\n   {verdict} the guess from the last token by {abs(gain):.2f} bits per byte.")
+        log.say(f"   {name:<36}  {bits:5.3f}  {'█' * round(bits * 7)}")
+    log.say(f"\n   Your GPT {beside_baselines(found['bits_per_byte'], levels)}.")
+    if found["bits_per_byte"] > levels["bigram"]:
+        log.say("   More --minutes are needed to beat the bigram, which sees the last token alone.")
 
 
 def _quoted(text: str) -> str:

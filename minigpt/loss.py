@@ -31,7 +31,7 @@ class TrainStep(nn.Module):
         self.loss_scale: LossScale | None = None
 
     def forward(
-        self, ids: Tensor, targets: Tensor, documents: Tensor | None = None
+        self, ids: Tensor, targets: Tensor, documents: Tensor | None = None, summed: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Return the summed loss in nats over the counted targets, and their number.
 
@@ -39,8 +39,15 @@ class TrainStep(nn.Module):
             ids: (B, T).
             targets: (B, T); -100 is not counted.
             documents: (B, T), the document of each position, or None.
+            summed: False: the loss of each counted target in their order, (counted,), for an evaluation. It is asked
+                for here, for weights in shards come together for this call alone.
         """
         hidden = self.model.hidden(ids, documents=documents).flatten(0, 1)  # (B * T, C)
+        if not summed:
+            counted = (targets != IGNORED).flatten()
+            return losses_of(
+                self.model.head, hidden[counted], targets.flatten()[counted]
+            ), counted.sum()
         loss_sum = next_token_loss(self.model.head, hidden, targets.flatten())
         return loss_sum, (targets != IGNORED).sum()
 
@@ -53,13 +60,30 @@ def next_token_loss(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
         hidden: (N, C).
         targets: (N,); -100 is not counted.
     """
-    rows = max(1, LOGITS_AT_ONCE // head.weight.size(0))
+    rows = _rows_at_once(head)
     if rows >= len(targets):
         return _cross_entropy(head, hidden, targets)
     if torch.is_grad_enabled():
         return _ChunkedLoss.apply(hidden, head.weight, targets, rows)
     chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
     return torch.stack([_cross_entropy(head, h, t) for h, t in chunks]).sum()
+
+
+@torch.no_grad()
+def losses_of(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy of each target in nats, (N,), for what `next_token_loss` takes; without a gradient."""
+    rows = _rows_at_once(head)
+    chunks = zip(hidden.split(rows), targets.split(rows), strict=True)
+    return torch.cat(
+        [
+            F.cross_entropy(head(h).float(), t, ignore_index=IGNORED, reduction="none")
+            for h, t in chunks
+        ]
+    )
+
+
+def _rows_at_once(head: nn.Linear) -> int:
+    return max(1, LOGITS_AT_ONCE // head.weight.size(0))
 
 
 def _cross_entropy(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:

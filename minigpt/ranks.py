@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -67,13 +68,13 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
-    def sum_number(self, number: float) -> float:
-        """Return the sum of what each rank passes, in fp64."""
+    def sum_numbers(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the sums of what each rank passes, number by number, in fp64."""
         if self.size == 1:
-            return number
-        found = torch.tensor([number], dtype=torch.float64)
+            return numbers
+        found = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(found, group=self._decisions)
-        return found.item()
+        return found.numpy()
 
     def sum_shards(self, tensor: Tensor) -> Tensor:
         """Return the sum over the parts of one copy of the model."""

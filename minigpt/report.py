@@ -5,20 +5,21 @@ drawn stands in `metrics.jsonl`.
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from minigpt import __version__, config
 from minigpt.config import RunConfig
-from minigpt.curves import Row, baselines_in, end_of, loss_chart, number_in, small_charts
+from minigpt.curves import Row, baselines_in, end_of, loss_chart, number_in, points_of, small_charts
 from minigpt.drawing import bar, spread
 from minigpt.errors import UserError
 from minigpt.files import read_json, replace_text
 from minigpt.model.size import parameter_count
 from minigpt.page import fill_page, safe
 from minigpt.rundir import RunDir
-from minigpt.verdict import verdict
+from minigpt.verdict import beside_baselines, verdict
 
 REPORT = "report.html"
 MOST_SAMPLES = 7
@@ -50,6 +51,9 @@ def write_report(run: Path | str, out: Path | None = None) -> Path:
     name = directory.path.resolve().name
     sentence = verdict(rows).sentence.removeprefix("verdict: ")
     judged = sentence[:1].upper() + sentence[1:]
+    best = min((bits for _, bits in points_of(rows, "val_bits_per_byte")), default=math.inf)
+    if math.isfinite(best) and (said := beside_baselines(best, baselines_in(rows))):
+        judged += f". At its best it {said}"
     replace_text(path, page(name, directory.config, rows, samples, facts, judged))
     return path
 

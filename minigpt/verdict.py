@@ -9,6 +9,8 @@ FEWEST = 4  # evaluations that a verdict needs
 # Shares of the lowest held-out loss:
 FALLING = 0.005  # it fell by more over the last quarter of the run: still improving
 RISEN = 0.01  # the last one lies further above the lowest
+# The baselines that a model is held against in words; beating chance alone is no news.
+NAMES = {"bigram": "bigram", "mlp": "MLP bigram", "trigram": "trigram"}
 
 
 @dataclass(frozen=True)
@@ -82,3 +84,22 @@ def _has_fallen_since(trained: list[tuple[int, float]], step: int) -> bool:
     since = [loss for at, loss in trained if at > step]
     half = len(since) // 2
     return half > 0 and sum(since[-half:]) < sum(since[:half])
+
+
+def beside_baselines(bits: float, baselines: Mapping[str, float]) -> str:
+    """Return what a model beats and what it loses to, "" where there is nothing to compare it with.
+
+    >>> beside_baselines(2.0, {"uniform": 5.0, "bigram": 2.9, "mlp": 2.8, "trigram": 1.5})
+    'beats the bigram by 0.90 bits per byte, the MLP bigram by 0.80, but loses to the trigram by 0.50'
+
+    Args:
+        bits: per byte, of the model.
+        baselines: the same by name.
+    """
+    gains = {NAMES[name]: known - bits for name, known in baselines.items() if name in NAMES}
+    beaten = [f"{name} by {gain:.2f}" for name, gain in gains.items() if gain > 0]
+    others = [f"{name} by {abs(gain):.2f}" for name, gain in gains.items() if gain <= 0]
+    if first := beaten or others:
+        first[0] += " bits per byte"
+    verbs = (("beats the ", beaten), ("loses to the ", others))
+    return ", but ".join(verb + ", the ".join(names) for verb, names in verbs if names)

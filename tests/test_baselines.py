@@ -37,5 +37,14 @@ def test_knowing_more_costs_less():
     found = baselines(train, train, tokenizer)
     losses = [found[name]["loss"] for name in ("uniform", "unigram", "bigram")]
     assert losses == sorted(losses, reverse=True)
+    assert found["mlp"]["loss"] < found["unigram"]["loss"]
+    assert found["trigram"]["loss"] < found["bigram"]["loss"]
     assert found["uniform"]["loss"] == pytest.approx(math.log(4))
     assert found["bigram"]["bits_per_byte"] == pytest.approx(found["bigram"]["loss"] / math.log(2))
+
+
+def test_what_would_take_long_is_left_out(monkeypatch):
+    monkeypatch.setattr("minigpt.evaluate.mlp_bigram.LARGEST_VOCABULARY", 3)
+    tokenizer = char_tokenizer(["a", "b", "c"])
+    train = np.array(tokenizer.encode("abcab" * 20))
+    assert list(baselines(train, train, tokenizer)) == ["uniform", "unigram", "bigram", "trigram"]

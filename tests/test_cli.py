@@ -287,6 +287,18 @@ def test_eval_asks_a_model_without_a_text_only_the_questions(trained, tmp_path, 
     assert list(json.loads(said.out.splitlines()[-1])) == ["tasks"]
 
 
+def test_eval_compares_and_strides(trained, capsys):
+    checkpoint = trained / "checkpoints" / "step-00000060"
+    assert call("eval", trained, checkpoint, "--stride", 8, "--json") == 0
+    out = capsys.readouterr().out
+    assert "to the first" in out
+    first, second = json.loads(out.splitlines()[-1])
+    assert first["stride"] == 8
+    assert 0 < first["loss_stderr"] < first["loss"]
+    assert second["difference"]["to"] == str(trained)
+    assert second["difference"]["bits_per_byte"] == 0
+
+
 def test_eval_on_another_text(trained, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("the cat sat on the mat.\n" * 20)
     assert call("eval", trained, "--data", tmp_path / "a.txt", "--json") == 0
@@ -326,6 +338,7 @@ BAD = [
     (["eval", "{run}", "--data", "none.txt"], "there is no text at"),
     (["eval", "{run}", "--tasks", "helaswag"], "did you mean 'hellaswag'"),
     (["eval", "{run}", "--tasks", "{empty}"], "holds no question"),
+    (["eval", "{run}", "--stride", "0"], "--stride is 0, but windows are 16 tokens long"),
     (["demo", "--minutes", "soon"], "train.minutes is 'soon'; wanted a number"),
     (["trian"], "trian"),
     (["sample"], "requires an argument"),

@@ -23,7 +23,14 @@ def test_the_demo_explains_each_step_and_shows_results_when_run_again(tmp_path, 
         "5. The result",
     ):
         assert part in shown.err
-    for name in ("all tokens equally likely", "how common", "which token follows", "your GPT"):
+    for name in (
+        "all tokens",
+        "how common",
+        "follows the last one",
+        "by a network",
+        "follows the last two",
+        "your GPT",
+    ):
         assert name in shown.err
     assert shown.err.count("minigpt sample") == shown.err.count("minigpt eval") == 1
     assert "│ The" in shown.out
@@ -48,4 +55,4 @@ def test_a_minute_beats_the_last_token_guess(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["bits_per_byte"] < found["baselines"]["bigram"]["bits_per_byte"] - 0.1
-    assert "It beats the guess from the last token" in done.stderr
+    assert "Your GPT beats the bigram by" in done.stderr

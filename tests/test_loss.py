@@ -47,6 +47,20 @@ def test_chunks_give_the_same_loss_and_gradients(monkeypatch):
         torch.testing.assert_close(parameter.grad, expected[name])
 
 
+def test_the_loss_of_each_counted_target_is_given_where_no_sum_is_wanted(monkeypatch):
+    step, ids, targets = step_and_batch()
+    with torch.no_grad():
+        loss_sum, _ = step(ids, targets)
+        for at_once in (loss.LOGITS_AT_ONCE, 29 * 7):
+            monkeypatch.setattr(loss, "LOGITS_AT_ONCE", at_once)
+            losses, count = step(ids, targets, None, False)
+            assert losses.shape == (31,)
+            assert count == 31
+            torch.testing.assert_close(losses.sum(), loss_sum)
+        chances = step.model(ids).log_softmax(-1).gather(-1, targets.clamp(min=0)[..., None])
+        torch.testing.assert_close(losses, -chances[..., 0][targets != -100])
+
+
 def test_chunks_are_taken_where_no_gradient_is_wanted_too(monkeypatch):
     step, ids, targets = step_and_batch()
     rows = []

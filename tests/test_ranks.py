@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -21,7 +22,7 @@ from .several import end, start, together
 def test_one_process_decides_for_itself():
     assert ALONE.is_first
     assert ALONE.agreed("this") == "this"
-    assert ALONE.largest(3) == ALONE.last_largest(3) == ALONE.sum_number(3) == 3
+    assert ALONE.largest(3) == ALONE.last_largest(3) == ALONE.sum_numbers(np.array([3]))[0] == 3
     assert ALONE.sum(torch.tensor(3)) == ALONE.sum_shards(torch.tensor(3)) == 3
     assert ALONE.together(lambda: 4) == ALONE.first(lambda: 4) == ALONE.host_first(lambda: 4) == 4
     ALONE.leave()
@@ -58,7 +59,9 @@ def raised(work):
 def decide(ranks, folder):
     rank, size = ranks.rank, ranks.size
     assert ranks.agreed({"from": rank}) == {"from": 0}
-    assert ranks.sum(torch.tensor(rank)) == ranks.sum_number(rank) == sum(range(size))
+    assert ranks.sum(torch.tensor(rank)) == sum(range(size))
+    both = ranks.sum_numbers(np.array([rank, 0.5]))
+    assert both.tolist() == [sum(range(size)), size / 2]
     # The answer to a question comes with the next one.
     assert [ranks.last_largest(rank * n) for n in range(4)] == [0, 0, size - 1, 2 * (size - 1)]
     assert ranks.largest(10 - rank) == 10

@@ -136,6 +136,18 @@ def test_every_number_of_the_curves_stands_in_metrics(run):
     assert "1 min 40 s" in page.texts
 
 
+def test_it_says_what_the_run_beats_and_what_not(run):
+    write_rows(run, row(0, baselines=BASELINES, val_loss=4.5, val_bits_per_byte=2.25))
+    said = "At its best it loses to the bigram by 0.50 bits per byte"
+    assert any(text.endswith(said) for text in made(run)[1].texts)
+    more = BASELINES | {"trigram": {"bits_per_byte": 1.25}}
+    write_rows(run, row(0, baselines=more), row(9, val_loss=3.0, val_bits_per_byte=1.5))
+    _, page = made(run)
+    said = "At its best it beats the bigram by 0.25 bits per byte, but loses to the trigram by 0.25"
+    assert any(text.endswith(said) for text in page.texts)
+    assert "trigram 1.25" in page.texts
+
+
 def test_text_of_others_is_shown_and_never_run(run):
     write_rows(run, row(0))
     (run / "samples.txt").write_bytes(

@@ -1,8 +1,10 @@
+import doctest
 import math
 
 import pytest
 
-from minigpt.verdict import verdict
+from minigpt import verdict as module
+from minigpt.verdict import beside_baselines, verdict
 
 
 def rows(held_out, trained, every=100):
@@ -54,3 +56,14 @@ def test_rows_without_a_figure_are_passed_over():
 def test_evaluations_that_all_lie_in_the_last_quarter_are_no_mistake():
     rows = [{"step": step, "val_loss": 2.0, "train_loss": 2.0} for step in (90, 95, 98, 100)]
     assert verdict(rows).kind == "converged"
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    assert doctest.testmod(module).failed == 0
+
+
+def test_a_model_is_held_against_what_it_must_beat():
+    assert beside_baselines(2.0, {}) == beside_baselines(2.0, {"uniform": 3.0}) == ""
+    assert beside_baselines(2.0, {"bigram": 2.0}) == "loses to the bigram by 0.00 bits per byte"
+    said = "beats the bigram by 1.00 bits per byte, the trigram by 0.50"
+    assert beside_baselines(2.0, {"bigram": 3.0, "trigram": 2.5}) == said

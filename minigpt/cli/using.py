@@ -121,6 +121,7 @@ def eval(
     /,
     *more: str,
     data: Annotated[str | None, TEXT] = None,
+    stride: int | None = None,
     tasks: tuple[str, ...] = (),
     copied: FLAG = False,
     device: str = "auto",
@@ -128,7 +129,7 @@ def eval(
     quantize: QUANTIZE = "none",
     as_json: JSON = False,
 ) -> None:
-    """Measure a model on its held-out text: loss, perplexity, bits per byte, beside simple baselines.
+    """Measure models on held-out text: loss, perplexity, bits per byte, their standard errors, and simple baselines.
 
     Example: minigpt eval runs/demo
 
@@ -137,9 +138,12 @@ def eval(
     run
         A run directory, one of its checkpoints, a Hugging Face directory, hf:OWNER/NAME, or a file of weights.
     more
-        Further ones, to compare.
+        Further ones, to compare with the first: one table, with the difference and its standard error.
     data
-        Measure on this text instead; for a directory that no run was trained in.
+        Measure on this text instead: any, whatever the tokenizer; for a directory that no run was trained in.
+    stride
+        Tokens from one window to the next, 1 to the context (the default): each token is foretold from nearly a whole
+        context, in context / stride times the time.
     tasks
         Multiple-choice questions, scored as lm_eval scores them: a .jsonl file, or hellaswag, arc-easy, arc-challenge,
         openbookqa, piqa, sciq, winogrande from the Hub. May be given several times.
@@ -155,7 +159,7 @@ def eval(
     """
     from minigpt.data.corpora import open_source, read_pieces
     from minigpt.data.tokens import tokens_of_text
-    from minigpt.evaluate.measure import as_table, measure
+    from minigpt.evaluate.comparison import as_table, compare
     from minigpt.evaluate.tasks import read_task
 
     questions, runs = [read_task(name) for name in tasks], (run, *more)
@@ -175,9 +179,8 @@ def eval(
             say("only the tasks are measured: not every model says what text it was trained on")
             results: list[dict[str, Any]] = [{} for _ in runs]
         else:
-            measured = {path: measure(path, text, device, precision) for path in runs}
-            show(as_table(measured))
-            results = list(measured.values())
+            results = compare(runs, text, device=device, precision=precision, stride=stride)
+            show(as_table(runs, results))
     for path, found in zip(runs, results, strict=True):
         if questions:
             found["tasks"] = _answer(path, questions, device, precision)

@@ -1,26 +1,30 @@
-"""What any model must beat: guessing from counts. Exact, from the tokens that the model was trained on.
+"""What any model must beat: guessing from counts, or from the last token. From the tokens that it was trained on.
 
-Add-one smoothing (Laplace): with V ids, a token seen c times among n has probability (c + 1) / (n + V).
+Add-one smoothing (Laplace): with V ids, a token seen c times among n has probability (c + 1) / (n + V). The trigram
+backs off (`trigram.py`), the MLP is trained (`mlp_bigram.py`).
 """
 
 import numpy as np
 
 from minigpt.data.shards import TokenSequence
+from minigpt.evaluate import mlp_bigram, trigram
 from minigpt.evaluate.likelihood import Scale
 from minigpt.tokenizer import Tokenizer
 
 MOST_COUNTED = (
     1 << 24
-)  # tokens at the beginning of each part: seconds, and half a gigabyte of memory
+)  # tokens at the beginning of each part: seconds, and up to a gigabyte of memory
 
 
 def baselines(
     train: TokenSequence, val: TokenSequence, tokenizer: Tokenizer
 ) -> dict[str, dict[str, float]]:
-    """Return {"uniform" | "unigram" | "bigram": {"loss", "bits_per_byte", "bits_per_char"}} on held-out tokens.
+    """Return {name: {"loss", "bits_per_byte", "bits_per_char"}} on held-out tokens.
 
-    uniform knows nothing, unigram how common each token is, bigram which token follows the last one. Of a large text
-    the first 17 million tokens of each part are taken, whoever asks: a run for its report, `eval`, the demo.
+    uniform knows nothing, unigram how common each token is, bigram which token follows the last one, trigram which
+    the last two; mlp is a network that sees the last one: with more than 768 ids it would take more than seconds, and
+    is left out. Of a large text the first 17 million tokens of each part are taken, whoever asks: a run for its
+    report, `eval`, the demo.
 
     Args:
         train: to count.
@@ -28,11 +32,16 @@ def baselines(
         tokenizer: of both.
     """
     counted, foretold = train[:MOST_COUNTED], val[:MOST_COUNTED]
+    size = tokenizer.vocab_size
     losses = {
-        "uniform": np.log(tokenizer.vocab_size),
-        "unigram": unigram_loss(counted, foretold, tokenizer.vocab_size),
-        "bigram": bigram_loss(counted, foretold, tokenizer.vocab_size),
+        "uniform": np.log(size),
+        "unigram": unigram_loss(counted, foretold, size),
+        "bigram": bigram_loss(counted, foretold, size),
     }
+    if size <= mlp_bigram.LARGEST_VOCABULARY:
+        losses["mlp"] = mlp_bigram.mlp_bigram_loss(counted, foretold, size)
+    if size <= trigram.LARGEST_VOCABULARY:
+        losses["trigram"] = trigram.Trigrams(counted, size).loss(foretold)
     scale, targets = Scale(tokenizer, foretold[1:]), len(foretold) - 1
     return {
         name: {

@@ -1,8 +1,8 @@
 """A run directory in; its likelihoods on held-out text out, beside the baselines from the text it was trained on."""
 
-import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from minigpt.data.shards import TokenSequence
 from minigpt.data.tokens import Tokens, find_prepared
 from minigpt.errors import UserError
 from minigpt.evaluate.baselines import baselines
-from minigpt.evaluate.likelihood import evaluate
+from minigpt.evaluate.difference import difference
+from minigpt.evaluate.likelihood import Likelihood, evaluate
 from minigpt.files import expanded, read_json
 from minigpt.inference.decoder import Decoder
 from minigpt.interop.loading import load_both
@@ -28,13 +29,31 @@ LONGEST_WINDOW = 2048  # tokens: what people compare models of others at
 TOKENS_AT_ONCE = 32_768
 
 
-def measure(
+Text = Callable[[Tokenizer], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How well a model foretells a text: the numbers, and what they come from, to compare it with another."""
+
+    facts: dict[str, Any]
+    likelihood: Likelihood
+
+
+def measure(run: Path | str, text: Text | None = None, **options: Any) -> dict[str, Any]:
+    """Return the facts of `measured`: loss, perplexity, bits per byte and character, their standard errors, …"""
+    return measured(run, text, **options).facts
+
+
+def measured(
     run: Path | str,
-    text: Callable[[Tokenizer], np.ndarray] | None = None,
+    text: Text | None = None,
+    *,
     device: str = "auto",
     precision: str | None = None,
-) -> dict[str, Any]:
-    """Return loss, perplexity, bits per byte and character, tokens, seconds, and baselines where there are some.
+    stride: int | None = None,
+) -> Measured:
+    """Return how well a model foretells a text, and baselines where there are some.
 
     A run is measured in windows of the context that it was trained in, as it measures itself; any other model in those
     of its context, but of at most 2,048 tokens.
@@ -45,6 +64,7 @@ def measure(
             run.
         device: where.
         precision: fp32, bf16, fp16 or int8: measure as well how the model foretells where it is decoded in that.
+        stride: tokens from one window to the next; None: windows do not overlap.
 
     Raises:
         UserError: nothing to load, no text to measure on, or weights that are not numbers.
@@ -65,25 +85,34 @@ def measure(
     context = model.config.block_size if is_run else min(model.config.block_size, LONGEST_WINDOW)
     at_once = max(1, min(32, TOKENS_AT_ONCE // context))
 
-    def likelihood(step: TrainStep) -> dict[str, Any]:
+    def likelihood(step: TrainStep) -> Likelihood:
         found = evaluate(
-            step, val, tokenizer, separator=separator, context=context, batch_size=at_once
+            step,
+            val,
+            tokenizer,
+            separator=separator,
+            context=context,
+            stride=stride,
+            batch_size=at_once,
         )
         if not math.isfinite(found.loss):
             raise UserError(
                 f"the loss of {run} is {found.loss}: its weights are damaged or diverged"
             )
-        return dataclasses.asdict(found)
+        return found
 
-    measured = likelihood(step) | {"baselines": compared}
+    found = likelihood(step)
+    facts = found.facts() | {"context": context, "stride": stride, "baselines": compared}
     if precision is not None:
         if type(model) is not GPT:
             raise UserError(
                 f"{run} is computed by transformers, in its own precision; leave --dtype and --quantize out"
             )
         decoder: Any = Decoder(model, precision, slots=0)
-        measured["decoded"] = {"precision": precision} | likelihood(TrainStep(decoder))
-    return measured
+        decoded = likelihood(TrainStep(decoder))
+        facts["decoded"] = {"precision": precision} | decoded.facts()
+        facts["decoded"]["difference"] = difference(found, decoded)
+    return Measured(facts, found)
 
 
 def tokens_of(run: Path | str) -> Tokens:
@@ -110,30 +139,3 @@ def run_of(run: Path | str) -> Path:
     """Return the run directory that a checkpoint belongs to, or the path itself."""
     path = expanded(run).resolve()
     return path.parent.parent if path.parent.name == "checkpoints" else path
-
-
-def as_table(measured: dict[str, dict[str, Any]]) -> str:
-    """Return measurements by name as a table in plain text, each followed by its baselines."""
-    head = ("", "loss", "perplexity", "bits/byte", "bits/char", "tokens", "seconds")
-    rows = [head]
-    for name, found in measured.items():
-        bits = (f"{found['bits_per_byte']:.4f}", f"{found['bits_per_char']:.4f}")
-        counts = (f"{found['tokens']:,}", f"{found['seconds']:.1f}")
-        rows.append((name, f"{found['loss']:.4f}", f"{found['perplexity']:.2f}", *bits, *counts))
-        others = dict(found["baselines"])
-        if decoded := found.get("decoded"):
-            others = {f"decoded in {decoded['precision']}": decoded} | others
-        for baseline, known in others.items():
-            bits = (f"{known['bits_per_byte']:.4f}", f"{known['bits_per_char']:.4f}")
-            loss = known["loss"]
-            rows.append((f"  {baseline}", f"{loss:.4f}", f"{np.exp(loss):.2f}", *bits, "", ""))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-        ).rstrip()
-        for row in rows
-    )
