@@ -199,6 +199,6 @@ def test_a_run_directory_that_the_second_host_does_not_see_is_refused(hosts, one
     ]
     assert ended(*both) == [1, 1]
     said = (folders["b"] / "b.log").read_text()
-    sentence = "minigpt: the run directory run is not seen on the host of process 1; put --out on storage that all"
+    sentence = "minigpt: rank 1: the run directory run is not seen on the host of process 1; put --out on storage"
     assert sentence in said
     assert not (folders["b"] / "run").exists()

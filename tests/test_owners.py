@@ -10,7 +10,7 @@ from minigpt.optim.groups import restore_optimizer
 from minigpt.optim.muon import Muon
 from minigpt.optim.owners import chunk_sizes, share_out
 from minigpt.optim.ratio import UpdateRatio
-from minigpt.ranks import Ranks, own_part
+from minigpt.ranks import ALONE, Ranks, own_part
 
 from .several import in_processes
 
@@ -184,7 +184,7 @@ def several(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone():
-    return {name: trained(Weights(), dtype, None) for name, dtype in PRECISIONS.items()}
+    return {name: trained(Weights(), dtype, ALONE) for name, dtype in PRECISIONS.items()}
 
 
 @pytest.mark.slow
@@ -214,7 +214,7 @@ def test_each_matrix_is_orthogonalised_by_one_rank(several, alone, layout):
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["ddp 4", "fsdp 4", "hsdp 2 x 2"])
 def test_the_norm_is_that_of_the_whole_gradient_and_all_of_it_is_clipped(several, layout):
-    expected, gradients = clipped(Weights(), None)
+    expected, gradients = clipped(Weights(), ALONE)
     for rank in several:
         norm, found = rank[layout]["clipped"]
         torch.testing.assert_close(norm, expected)
@@ -224,7 +224,7 @@ def test_the_norm_is_that_of_the_whole_gradient_and_all_of_it_is_clipped(several
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["ddp 4", "fsdp 4", "hsdp 2 x 2"])
 def test_what_one_rank_finds_in_its_part_all_leave_out(several, layout):
-    expected = [guarded(Weights(), None, flag) for flag in (False, True)]
+    expected = [guarded(Weights(), ALONE, flag) for flag in (False, True)]
     assert expected == [(1, "the gradient of wide3 is not finite (the loss is 3)", True, True)] * 2
     assert [rank[layout]["guarded"] for rank in several] == [expected] * 4
 
