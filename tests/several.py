@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from minigpt.ranks import Ranks
 
-TOO_LONG = 120  # seconds
+TOO_LONG = 300  # seconds
 
 
 def together(size: int, work: Callable, folder: Path, *arguments: Any) -> float:
