@@ -227,6 +227,11 @@ class OptimConfig:
 class TrainConfig:
     """How long, in which portions, on what."""
 
+    base: str = setting(
+        "",
+        "the model whose weights the run begins with: a run, a Hugging Face directory, hf:OWNER/NAME; empty: they "
+        "are drawn",
+    )
     steps: int = setting(
         0,
         f"optimiser updates; of steps, epochs and minutes one is given (none: {DEFAULT_STEPS} steps)",
@@ -318,7 +323,10 @@ class LoraConfig:
     """Small matrices that are trained in the place of the model's own (Hu et al., 2021)."""
 
     rank: int = setting(
-        8, "rows of A and columns of B: how much can be learnt", minimum=1, maximum=2**14
+        8,
+        "rows of A and columns of B: how much can be learnt; 0: no adapter, all weights are trained",
+        minimum=0,
+        maximum=2**14,
     )
     alpha: float = setting(
         16.0,

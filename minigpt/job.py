@@ -14,19 +14,15 @@ import torch
 
 from minigpt import config as settings
 from minigpt.config import RunConfig
-from minigpt.data.batches import Batch, Batches
-from minigpt.data.tokens import Tokens
+from minigpt.data.batches import Batch
 from minigpt.errors import PeerError, RunError, UserError, first_line
-from minigpt.evaluate.baselines import baselines
-from minigpt.evaluate.likelihood import Likelihood, evaluate
+from minigpt.evaluate.likelihood import Likelihood
 from minigpt.files import FULL
 from minigpt.fit import Progress, fit
 from minigpt.guard import IN_A_ROW, Guard, Skipped
-from minigpt.inference.text import texts
 from minigpt.log import Log
 from minigpt.loss import TrainStep
-from minigpt.model.size import parameter_count, training_flops_per_token
-from minigpt.model.transformer import GPT
+from minigpt.model.size import parameter_count
 from minigpt.optim.groups import make_optimizer
 from minigpt.optim.ratio import UpdateRatio
 from minigpt.optim.schedule import learning_rate
@@ -37,6 +33,7 @@ from minigpt.report import write_report
 from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import Runtime, StopSignals, share_step
 from minigpt.saving import Saver
+from minigpt.task import Task
 from minigpt.trackers import open_trackers
 from minigpt.whole import Sketch
 
@@ -51,7 +48,7 @@ class TrainingJob:
         self,
         config: RunConfig,
         requested: RunConfig,
-        tokens: Tokens,
+        task: Task,
         runtime: Runtime,
         run: RunDir,
         log: Log,
@@ -63,7 +60,7 @@ class TrainingJob:
         Args:
             config: every setting as resolved.
             requested: the settings as they were asked for, to compare with on resume.
-            tokens: what to train on.
+            task: what to learn.
             runtime: where.
             run: the directory that everything is written to.
             log: the voice of the run.
@@ -71,25 +68,13 @@ class TrainingJob:
             ranks: the processes that share the work, this one among them.
         """
         train = config.train
-        self.config, self.requested, self.tokens = config, requested, tokens
+        self.config, self.requested, self.task = config, requested, task
         self.runtime, self.run, self.log, self.ranks = runtime, run, log, ranks
         self.steps, self.clip, self.seed = train.steps, config.optim.clip, train.seed
-        separate = config.data.documents == "separate"
-        self.separator = tokens.tokenizer.eos_id if separate else None
-        self.order = Batches(
-            tokens.train,
-            block_size=config.model.block_size,
-            batch_size=train.batch_size,
-            micro_batch_size=train.sequences_at_once(ranks.size),
-            seed=config.data.seed,
-            separator=self.separator,
-            streamed=config.data.stream,
-            rank=ranks.rank,
-            world_size=ranks.size,
-        )
+        self.order = task.order(config, ranks)
         self.parallel = pick_parallel(train, parameter_count(config.model), ranks, runtime.device)
         torch.manual_seed(train.seed)
-        self.model = (Sketch if self.parallel in SHARDED else GPT)(config.model)
+        self.model = task.model(config, sharded=self.parallel in SHARDED)
         self.loss = TrainStep(self.model)  # what is evaluated; `step` is what is trained
         self.step = share_step(self.loss, runtime, train, self.parallel, ranks)
         if isinstance(self.model, Sketch):
@@ -103,7 +88,7 @@ class TrainingJob:
             loss_scale=self.loss.loss_scale,
             ranks=ranks,
         )
-        self.saver = Saver(run, self.model, self.optimizer, tokens.tokenizer, ranks)
+        self.saver = Saver(run, self.model, self.optimizer, task.tokenizer, ranks, task.form)
         self.place = place
         self.progress = Progress()
         self.spent = {
@@ -256,7 +241,7 @@ class TrainingJob:
             "spent": dict(self.spent),
             "config": settings.to_dict(self.config),
             "requested": settings.to_dict(self.requested),
-            "data": self.tokens.fingerprint,
+            "data": self.task.fingerprint,
             "runtime": self.circumstances(),
             "logs": self.log.sizes() if self.ranks.is_first else {},
             "is_done": is_done,
@@ -278,15 +263,15 @@ class TrainingJob:
             found = self.within_memory(
                 lambda: self.likelihood(max_tokens=self.config.train.eval_tokens), self._save_halved
             )
-            if progress.step == 0 and not self.config.data.stream and self.ranks.is_first:
-                progress.row["baselines"] = self.baselines()
+            if progress.step == 0 and self.ranks.is_first and (known := self.task.baselines()):
+                progress.row["baselines"] = known
         self.can_halve = False
         if not math.isfinite(found.loss):
             raise self._diverged(progress.step, f"the held-out loss is {found.loss}")
         is_best = progress.best_loss is None or found.loss < progress.best_loss
         self._end_without_patience(progress, 0 if is_best else progress.guard.get("waited", 0) + 1)
         progress.row |= {"val_loss": found.loss, "val_bits_per_byte": found.bits_per_byte}
-        if self.tokens.tokenizer.kind == "char":
+        if self.task.tokenizer.kind == "char":
             progress.row["val_bits_per_char"] = found.bits_per_char
         if is_best:
             progress.best_loss, progress.best_step = found.loss, progress.step
@@ -332,9 +317,9 @@ class TrainingJob:
             tokens, seconds = progress.logged
             speed = (progress.tokens - tokens) / max(1e-9, progress.seconds - seconds)
             row["tokens_per_second"] = round(speed)
-            if (peak := self.runtime.peak_flops()) is not None:
-                flops = speed * training_flops_per_token(self.config.model)
-                row["mfu"] = round(flops / (peak * self.ranks.size), 4)
+            peak, flops = self.runtime.peak_flops(), self.task.flops_per_token(self.config)
+            if peak is not None and flops is not None:
+                row["mfu"] = round(speed * flops / (peak * self.ranks.size), 4)
             progress.logged = (progress.tokens, progress.seconds)
         self.log.row(row, self._drawn)
         progress.row, self._drawn = {}, []
@@ -355,11 +340,6 @@ class TrainingJob:
         """Add how far the last update moved each block, where that was measured; before the row is saved or written."""
         if (ratios := self._ratio.measure()) is not None:
             progress.row["update_ratio"] = ratios
-
-    def baselines(self) -> dict[str, dict[str, float]]:
-        """Return how well those who know nothing, or hardly anything, foretell the held-out part."""
-        tokens = self.tokens
-        return baselines(tokens.train, tokens.val, tokens.tokenizer)
 
     def write_report(self) -> Path | None:
         """Write `report.html` from what the run has written so far and return where it is.
@@ -391,7 +371,7 @@ class TrainingJob:
             starts = self.order.starts(seen.step - 1).tolist()
             more = ", …" if len(starts) > 8 else ""
             self.log.say(
-                f"step {seen.step}: the update is left out, for {seen.reason}; its windows start at the tokens "
+                f"step {seen.step}: the update is left out, for {seen.reason}; {self.order.begin_with} "
                 f"{', '.join(map(str, starts[:8]))}{more}"
             )
             if seen.in_a_row == IN_A_ROW:
@@ -499,14 +479,8 @@ class TrainingJob:
         # Compiled for the shapes of an evaluation as well, it would take longer than a run of minutes saves.
         eagerly = torch.compiler.set_stance("force_eager") if train.compile == "on" else None
         with eagerly or contextlib.nullcontext():
-            found = evaluate(
-                self.loss,
-                self.tokens.val,
-                self.tokens.tokenizer,
-                batch_size=self.order.micro_batch_size,
-                max_tokens=max_tokens,
-                separator=self.separator,
-                ranks=self.ranks,
+            found = self.task.likelihood(
+                self.loss, self.order.micro_batch_size, max_tokens, self.ranks
             )
         part_again(self.loss)
         return found
@@ -520,7 +494,7 @@ class TrainingJob:
             return []
         # As `minigpt sample` draws it.
         with self.loss.cast.off() if self.loss.cast else contextlib.nullcontext():
-            return texts(model, self.tokens.tokenizer, prompt, sample)
+            return self.task.draw(model, sample, prompt)
 
     def load_best(self) -> None:
         """Put the best weights of the run into the model."""

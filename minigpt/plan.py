@@ -12,7 +12,6 @@ from typing import Any
 from minigpt import config as settings
 from minigpt.config import ModelConfig, RunConfig, TrainConfig
 from minigpt.data.corpora import check_name
-from minigpt.data.shards import TokenSequence
 from minigpt.data.tokens import find_files, open_folder
 from minigpt.data.vocabulary import expected_ids
 from minigpt.decisions import COMPILE_SECONDS, SAVED_SHARE, seconds_saved_by_compiling
@@ -33,6 +32,7 @@ from minigpt.model.size import (
 from minigpt.optim.groups import parameter_groups
 from minigpt.pretrain import steps_asked_for
 from minigpt.runtime import pick_device
+from minigpt.task import NextToken
 
 BYTES = {"fp32": 4, "bf16": 2}  # of a number
 # Channels: fused attention on GPUs pads other heads, or leaves them to a slower kernel.
@@ -74,7 +74,7 @@ def plan(config: RunConfig, *, processes: int = 1) -> dict[str, Any]:
         "outer_parameters": outer_parameters(shape),
         "block_parameters": block_parameters(shape),
         "groups": _groups(shape, config),
-        **_run(shape, config, processes, ready.train if ready else None),
+        **_run(shape, config, processes, NextToken(ready, config.data) if ready else None),
         "held_out_tokens": len(ready.val) if ready else None,
         **_bytes(shape),
     }
@@ -122,7 +122,7 @@ def _kind(name: str) -> str:
 
 
 def _run(
-    shape: ModelConfig, config: RunConfig, processes: int, tokens: TokenSequence | None
+    shape: ModelConfig, config: RunConfig, processes: int, task: NextToken | None
 ) -> dict[str, Any]:
     """Return what is done in a step and in the whole run; None where the length shows only when it begins."""
     train = config.train
@@ -130,7 +130,7 @@ def _run(
         raise UserError(f"--processes is {processes}; wanted one at least")
     train.sequences_at_once(processes)  # refuses shares that are not equal
     share = train.batch_size // processes
-    steps = steps_asked_for(config, tokens)
+    steps = steps_asked_for(config, task.sequences if task else None)
     flops, parameters = training_flops_per_token(shape), parameter_count(shape)
     per_step = train.batch_size * shape.block_size
     total = None if steps is None else steps * per_step

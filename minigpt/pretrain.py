@@ -3,24 +3,22 @@
 import dataclasses
 import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from minigpt import config as settings
-from minigpt.config import DEFAULT_STEPS, RunConfig, SampleConfig
-from minigpt.data.batches import Batches
+from minigpt.config import DEFAULT_STEPS, RunConfig
 from minigpt.data.corpora import STANDARD_INPUT
-from minigpt.data.prepare import prepare
-from minigpt.data.shards import TokenSequence
-from minigpt.data.tokens import Tokens, find_prepared
 from minigpt.decisions import decide
 from minigpt.errors import UserError
 from minigpt.job import TrainingJob
 from minigpt.log import Log, results
 from minigpt.meeting import join, launch, restarts
 from minigpt.model.families import FAMILIES, family_of
-from minigpt.model.size import parameter_count, with_vocabulary
+from minigpt.model.size import parameter_count
 from minigpt.place import Place
 from minigpt.ranks import ALONE, Ranks
 from minigpt.resuming import (
@@ -31,6 +29,7 @@ from minigpt.resuming import (
 )
 from minigpt.rundir import Checkpoint, RunDir
 from minigpt.runtime import pick_device, pick_newton_schulz_dtype, pick_precision, start_runtime
+from minigpt.task import Opening, Say, Task, open_text
 from minigpt.trackers import check_trackers
 from minigpt.trial import steps_in
 from minigpt.verdict import verdict
@@ -45,6 +44,7 @@ def train(
     again: bool = False,
     override: bool = False,
     started: float | None = None,
+    open_task: Opening = open_text,
 ) -> Path:
     """Train a model, or go on where the run in `out` stopped; return the run directory.
 
@@ -54,6 +54,7 @@ def train(
         again: start over, even if `out` holds a run.
         override: go on with changed settings.
         started: when the process began, on `time.monotonic`; `train.minutes` counts from here.
+        open_task: returns what is to be learnt.
 
     Raises:
         UserError: settings, text or run directory cannot be used.
@@ -61,7 +62,15 @@ def train(
     settings.check(config)
     ranks = join(pick_device(config.train.device))
     with ranks.noticing_loss(), ranks.noting_signals():
-        job = prepare_run(config, out, again=again, override=override, started=started, ranks=ranks)
+        job = prepare_run(
+            config,
+            out,
+            again=again,
+            override=override,
+            started=started,
+            ranks=ranks,
+            open_task=open_task,
+        )
         introduce(job)
         if job.is_finished:
             job.log.say(f"this run is finished ({job.steps} steps); --again starts over")
@@ -79,7 +88,10 @@ def conclude(job: TrainingJob) -> None:
         f"held-out loss {found.loss:.4f} nats per token, {found.bits_per_byte:.4f} bits per byte, over all "
         f"{found.tokens:,} tokens (weights of step {job.progress.best_step})"
     )
-    job.log.say(verdict(job.run.metrics).sentence)
+    rows = job.run.metrics
+    if job.config.train.base and rows and "val_loss" in rows[0]:
+        job.log.say(f"before the first update it was {rows[0]['val_loss']:.4f} nats per token")
+    job.log.say(verdict(rows).sentence)
     job.log.say(f"{job.progress.seconds:.1f} s in updates; the run is {job.run.path}")
     if report := job.write_report():
         job.log.say(f"how it went, to look at: {report}")
@@ -95,6 +107,7 @@ def prepare_run(
     override: bool = False,
     started: float | None = None,
     ranks: Ranks = ALONE,
+    open_task: Opening = open_text,
 ) -> TrainingJob:
     """Return the job of the run in `out`, new or resumed, ready to `fit`; arguments as `train`.
 
@@ -121,59 +134,76 @@ def prepare_run(
         # torchrun starts again what has failed with the same command: what that has begun goes on.
         if again and restarts():
             again = ranks.first(lambda: not run.is_signed(launch()))
-        return _job_in(run, place, config, ranks, again, override, started)
+        begun = _Begun(config, run, place, ranks, open_task)
+        return _job_in(begun, again, override, started)
     except BaseException:
         place.leave()
         raise
 
 
-def _job_in(
-    run: RunDir,
-    place: Place,
-    config: RunConfig,
-    ranks: Ranks,
-    again: bool,
-    override: bool,
-    started: float,
-) -> TrainingJob:
+@dataclass(frozen=True)
+class _Begun:
+    """A run that is about to have its job.
+
+    Attributes:
+        config: the settings as asked for.
+        run: the run directory.
+        place: held in it.
+        ranks: who shares the work.
+        open_task: returns what is to be learnt.
+    """
+
+    config: RunConfig
+    run: RunDir
+    place: Place
+    ranks: Ranks
+    open_task: Opening
+
+    def task(self, say: Say, fingerprint: str | None = None) -> Task:
+        """Return what is to be learnt, which every host opens for itself and all must have alike.
+
+        Raises:
+            UserError: they have not.
+        """
+        ranks = self.ranks
+        task = ranks.host_first(lambda: self.open_task(self.config, say, fingerprint))
+        wanted = ranks.agreed(task.fingerprint)
+
+        def compare() -> None:
+            if task.fingerprint != wanted:
+                raise UserError(
+                    f"{task.materials} on the host of process {ranks.rank} is another than that of the first one; "
+                    "give all hosts the same, best a prepared folder on storage that they share"
+                )
+
+        ranks.together(compare)
+        return task
+
+
+def _job_in(begun: _Begun, again: bool, override: bool, started: float) -> TrainingJob:
+    config, run, ranks = begun.config, begun.run, begun.ranks
     log = Log(run.path) if ranks.is_first else Log(silent=True)
     checkpoint, skipped = (None, []) if again else ranks.first(lambda: _found_in(run))
     if checkpoint is not None:
-        return _resumed(config, run, place, log, checkpoint, skipped, override, ranks)
+        return _resumed(begun, log, checkpoint, skipped, override)
     device = pick_device(config.train.device)
     pick_precision(config.train.dtype, device)  # refused before a text is read
-    tokens = _same_tokens(config, ranks, log)
-    resolved = resolve(config, tokens, device, run, log, started, ranks)
+    task = begun.task(log.say)
+    resolved = resolve(config, task, device, run, log, started, ranks)
     runtime = start_runtime(resolved.train)
-    job = TrainingJob(resolved, config, tokens, runtime, run, log, place, ranks)
+    job = TrainingJob(resolved, config, task, runtime, run, log, begun.place, ranks)
 
     def begin() -> None:
         run.make()
-        place.take()
+        begun.place.take()
         run.clear()
-        run.create(resolved, tokens.facts)
+        run.create(resolved, task.facts)
         if again:
             run.sign(launch())
 
     ranks.first(begin)
     _check_shared(run, ranks)
     return job
-
-
-def _same_tokens(config: RunConfig, ranks: Ranks, log: Log) -> Tokens:
-    """Return the tokens of a run, which every host makes for itself and all must have alike."""
-    tokens = ranks.host_first(lambda: prepare(config.data, log.say))
-    wanted = ranks.agreed(tokens.fingerprint)
-
-    def compare() -> None:
-        if tokens.fingerprint != wanted:
-            raise UserError(
-                f"{config.data.source} on the host of process {ranks.rank} is another text than that of the first one; "
-                "give all hosts the same, best a prepared folder on storage that they share"
-            )
-
-    ranks.together(compare)
-    return tokens
 
 
 def _found_in(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
@@ -212,37 +242,29 @@ def _check_shared(run: RunDir, ranks: Ranks) -> None:
 
 
 def _resumed(
-    config: RunConfig,
-    run: RunDir,
-    place: Place,
-    log: Log,
-    checkpoint: Checkpoint,
-    skipped: list[str],
-    override: bool,
-    ranks: Ranks,
+    begun: _Begun, log: Log, checkpoint: Checkpoint, skipped: list[str], override: bool
 ) -> TrainingJob:
+    config, run, ranks = begun.config, begun.run, begun.ranks
     _check_shared(run, ranks)
     state = ranks.together(checkpoint.state)
     resolved = settings_to_resume(config, state, override)
     # Only what --override has opened again is decided anew.
     resolved = _decided(resolved, pick_device(resolved.train.device), log, ranks)
     runtime = start_runtime(resolved.train)
-    # Standard input is read once: a run that was begun from it goes on with the tokens that were kept.
-    kept = find_prepared(state["data"]) if config.data.source == STANDARD_INPUT else None
-    tokens = kept or _same_tokens(config, ranks, log)
-    if state["data"] != tokens.fingerprint:
+    task = begun.task(log.say, state["data"])
+    if state["data"] != task.fingerprint:
         raise UserError(
-            f"the text of {config.data.source} has changed since {run.path} was begun; "
+            f"{task.materials} has changed since {run.path} was begun; "
             "restore it, or pass --again to start over"
         )
-    resolved = dataclasses.replace(resolved, sample=_sample_for(resolved, tokens))
+    resolved = task.settle(resolved)
     before = settings.from_dict(state["config"], "the checkpoint")
     serious = serious_changes(settings.changes(before, resolved), config)
     if serious:  # it may have ended before its last step; with these settings it may not
         state["progress"].get("guard", {}).pop("ended_at", None)
-    job = TrainingJob(resolved, config, tokens, runtime, run, log, place, ranks)
+    job = TrainingJob(resolved, config, task, runtime, run, log, begun.place, ranks)
     job.resume(checkpoint, state)
-    ranks.first(lambda: run.create(resolved, tokens.facts))
+    ranks.first(lambda: run.create(resolved, task.facts))
     for line in skipped:
         log.say(line)
     if are_safely_more_steps(before, serious, job.progress.step):
@@ -261,32 +283,23 @@ def _resumed(
 
 def resolve(
     config: RunConfig,
-    tokens: Tokens,
+    task: Task,
     device: torch.device,
     run: RunDir,
     log: Log,
     started: float,
     ranks: Ranks = ALONE,
 ) -> RunConfig:
-    """Return the settings with everything decided that depends on text, machine or clock."""
-    model = with_vocabulary(config.model, tokens.tokenizer.vocab_size)
-    if len(tokens.val) < 2:
-        raise UserError(f"the held-out part has {len(tokens.val)} tokens; use more text")
-    if config.data.documents == "separate" and tokens.tokenizer.eos_id is None:
-        raise UserError(
-            "data.documents is separate, but the tokenizer has no end-of-text token to tell documents by; "
-            "use join, or another tokenizer"
-        )
-    sample = _sample_for(config, tokens)
-    config = dataclasses.replace(config, model=model, sample=sample)
+    """Return the settings with everything decided that depends on what is learnt, machine or clock."""
+    config = task.settle(config)
     warmup = config.optim.warmup_steps
-    steps = steps_asked_for(config, tokens.train)
+    steps = steps_asked_for(config, task.sequences)
     if steps is not None:
         config = _of_length(config, steps)
     config = _decided(config, device, log, ranks)
     if steps is None:
         runtime = start_runtime(config.train)
-        trial = TrainingJob(_of_length(config, 1), config, tokens, runtime, run, log, ranks=ranks)
+        trial = TrainingJob(_of_length(config, 1), config, task, runtime, run, log, ranks=ranks)
         steps = steps_in(started + config.train.minutes * 60, trial)
         # Where memory ran out, it has been halved.
         micro_batch_size = trial.config.train.micro_batch_size
@@ -317,12 +330,12 @@ def _decided(config: RunConfig, device: torch.device, log: Log, ranks: Ranks) ->
     return ranks.first(lambda: decide(open_still, device, log.say))
 
 
-def steps_asked_for(config: RunConfig, tokens: TokenSequence | None) -> int | None:
-    """Return the steps of a run; None where minutes were asked for, or epochs of a text that is not tokens yet.
+def steps_asked_for(config: RunConfig, sequences: Callable[[RunConfig], int] | None) -> int | None:
+    """Return the steps of a run; None where minutes were asked for, or epochs of what is not there yet.
 
     Args:
         config: the settings.
-        tokens: to train on, where they are at hand.
+        sequences: returns how many an epoch has, where that can be known.
 
     Raises:
         UserError: epochs of a stream were asked for, or there are too few tokens for a window.
@@ -332,34 +345,17 @@ def steps_asked_for(config: RunConfig, tokens: TokenSequence | None) -> int | No
         raise UserError(
             "train.epochs cannot be told of a stream, whose length nobody knows; pass --train.steps or --minutes"
         )
-    if train.minutes or (train.epochs and tokens is None):
+    if train.minutes or (train.epochs and sequences is None):
         return None
-    if tokens is None or not train.epochs:
+    if sequences is None or not train.epochs:
         return train.steps or DEFAULT_STEPS
-    order = Batches(tokens, block_size=config.model.block_size, batch_size=train.batch_size)
-    return math.ceil(train.epochs * order.windows_per_epoch / train.batch_size)
-
-
-def _sample_for(config: RunConfig, tokens: Tokens) -> SampleConfig:
-    """Return the settings for samples; where the text has no line ends, the default prompt is the end-of-text token."""
-    try:
-        tokens.tokenizer.encode(config.sample.prompt)
-    except UserError as error:
-        if config.sample.prompt == SampleConfig().prompt:
-            return dataclasses.replace(config.sample, prompt="")
-        raise UserError(f"sample.prompt cannot be used: {error}") from None
-    return config.sample
+    return math.ceil(train.epochs * sequences(config) / train.batch_size)
 
 
 def introduce(job: TrainingJob) -> None:
     """Say what is about to happen: text, model, length, place."""
-    config, tokens, say = job.config, job.tokens, job.log.say
-    held_out, trained = tokens.facts["val"], tokens.facts["train"]
-    amount = f"{trained['tokens']:,}" if trained["tokens"] else "a stream of"
-    say(
-        f"data   {tokens.facts['source']}: {amount} tokens to train on, "
-        f"{held_out['tokens']:,} held out; {tokens.tokenizer.vocab_size:,} ids ({tokens.tokenizer.kind})"
-    )
+    config, say = job.config, job.log.say
+    say(f"data   {job.task.introduction()}")
     shape = config.model
     say(
         f"model  {parameter_count(shape):,} parameters: {shape.n_layer} layers, {shape.n_head} heads, "
@@ -376,7 +372,7 @@ def introduce(job: TrainingJob) -> None:
     )
     if job.progress.step:
         say(f"going on from step {job.progress.step}")
-    else:
+    elif not config.train.base:
         say(
             f"the loss of a model that knows nothing is ln {shape.vocab_size} = {math.log(shape.vocab_size):.2f}"
         )

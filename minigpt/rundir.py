@@ -25,7 +25,8 @@ from minigpt.tokenizer import Tokenizer
 
 WRITTEN = (
     "model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "chat_template.jinja", "metrics.jsonl", "samples.txt", "train.log", "data.json", "report.html", "wandb.json",
+    "chat_template.jinja", "adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "samples.txt",
+    "train.log", "data.json", "report.html", "wandb.json",
 )  # fmt: skip
 TRACKED = ("tensorboard", "wandb")  # folders of what shows the run elsewhere
 ASIDE = ".older.tmp"  # a checkpoint, while one of the same step takes its place
@@ -33,10 +34,11 @@ MANIFEST, STATE = "manifest.json", "state.json"
 LAUNCH = ".launch"  # by which a run was begun that torchrun may start again
 OPTIMIZER = "optimizer.safetensors"
 PARTS = "optimizer"  # a folder instead: each of several processes has written a part
+TRAINED = "trained.safetensors"  # of a model of which not all is trained: what is, under our names
 
 
 class Written(Protocol):
-    """What writes a Hugging Face model directory: a model, or its weights as they were at one time."""
+    """What writes a Hugging Face model directory: weights as they are, or were at one time."""
 
     def save_pretrained(self, folder: Path, tokenizer: Tokenizer | None = None) -> None:
         """Write it."""
@@ -65,7 +67,7 @@ class Checkpoint:
             }
         except (UserError, KeyError, TypeError, ValueError, AttributeError):
             return "its manifest is missing or damaged"
-        weights = {WEIGHTS, INDEX} & files.keys()
+        weights = {WEIGHTS, INDEX, TRAINED} & files.keys()
         optimizer = [name for name in files if name == OPTIMIZER or name.startswith(f"{PARTS}/")]
         if not (weights and optimizer and STATE in files):
             return "its manifest does not name all files"
@@ -78,7 +80,8 @@ class Checkpoint:
             if sha256_of(file) != sha256:
                 return f"the content of {name} has changed"
         # Others are somebody's notes, but these would be read in the place of what was saved.
-        if foreign := {file.name for file in self.path.glob("model*")} - files.keys():
+        read = (*self.path.glob("model*"), *self.path.glob(TRAINED))
+        if foreign := {file.name for file in read} - files.keys():
             return f"{min(foreign)} is not in its manifest"
         try:
             self.state()

@@ -6,7 +6,7 @@ is a model directory like any other.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,20 +22,82 @@ from minigpt.tokenizer import Tokenizer
 from minigpt.whole import part_of, spread, whole
 
 
-class Snapshot:
-    """Weights as they were at one time, in host memory; on all ranks but the first there are none."""
+class Form(Protocol):
+    """How the weights of a run lie in a folder: which of a model's tensors, in which files."""
 
-    def __init__(self, model: GPT, ranks: Ranks) -> None:
-        """Gather the weights of a model; every rank does."""
-        self.config, self.tensors = model.config, whole(model.state_dict(keep_vars=True), ranks)
+    def tensors(self, model: GPT) -> dict[str, Tensor]:
+        """Return what is written of a model, by name, as it is."""
+        ...
+
+    def write(
+        self,
+        folder: Path,
+        model: GPT,
+        tensors: dict[str, Tensor],
+        tokenizer: Tokenizer | None,
+        *,
+        exact: bool,
+    ) -> None:
+        """Write a directory that others load.
+
+        Args:
+            folder: made where there is none.
+            model: its structure counts, not its values.
+            tensors: the values, by name.
+            tokenizer: of the model.
+            exact: write as well what such a directory does not say to the last bit: it is a checkpoint.
+        """
+        ...
+
+    def read(self, folder: Path, model: GPT) -> dict[str, Tensor]:
+        """Return the tensors in a folder, by name, of a checkpoint to the last bit.
+
+        Raises:
+            UserError: they are damaged, or of another model.
+        """
+        ...
+
+
+class WholeForm:
+    """All weights, as a Hugging Face model directory."""
+
+    def tensors(self, model: GPT) -> dict[str, Tensor]:
+        """Return everything that the model consists of."""
+        return model.state_dict(keep_vars=True)
+
+    def write(
+        self,
+        folder: Path,
+        model: GPT,
+        tensors: dict[str, Tensor],
+        tokenizer: Tokenizer | None,
+        *,
+        exact: bool,
+    ) -> None:
+        """Write the directory, which says it all."""
+        write_model(folder, model.config, tensors, tokenizer)
+
+    def read(self, folder: Path, model: GPT) -> dict[str, Tensor]:
+        """Return the weights in a directory; errors as `Form.read`."""
+        tensors = read_model(folder)[1]
+        check_tensors(model, tensors, str(folder))
+        return tensors
+
+
+class Snapshot:
+    """Weights as they are, or (copied) as they were at one time, in host memory, on the first rank alone."""
+
+    def __init__(
+        self, model: GPT, form: Form, ranks: Ranks, *, exact: bool = False, copied: bool = True
+    ) -> None:
+        """Take the weights of a model; where they are copied, every rank takes part."""
+        self._model, self._form, self._exact = model, form, exact
+        tensors = form.tensors(model)
+        self.tensors = whole(tensors, ranks) if copied else tensors
 
     def save_pretrained(self, folder: Path, tokenizer: Tokenizer | None = None) -> None:
-        """Write a Hugging Face model directory, as the model itself does."""
-        write_model(folder, self.config, self.tensors, tokenizer)
-
-    def model(self) -> GPT:
-        """Return a model with these weights."""
-        return build(GPT, self.config, self.tensors, "the model")
+        """Write a directory that others load."""
+        self._form.write(folder, self._model, self.tensors, tokenizer, exact=self._exact)
 
 
 class Saver:
@@ -48,9 +110,11 @@ class Saver:
         optimizer: torch.optim.Optimizer,
         tokenizer: Tokenizer,
         ranks: Ranks,
+        form: Form | None = None,
     ) -> None:
+        """See to the files of a run; `form` None: all weights are kept."""
         self.run, self.model, self.optimizer, self.tokenizer = run, model, optimizer, tokenizer
-        self.ranks = ranks
+        self.ranks, self.form = ranks, form or WholeForm()
         # Alone on a CPU, it would take the cores and the memory of what goes on.
         on_cpu = model.head.weight.device.type == "cpu"
         self._background = Background(at_once=ranks.size == 1 and on_cpu)
@@ -66,7 +130,7 @@ class Saver:
     def checkpoint(self, step: int, state: dict[str, Any], keep: int) -> None:
         """Write the checkpoint of a step and remove all but the last `keep`; see `RunDir.save_checkpoint`."""
         self.wait()
-        model, run = self._snapshot(), self.run
+        model, run = self._snapshot(exact=True), self.run
         tensors = optimizer_tensors(self.optimizer, self.model)
         if self.ranks.size == 1:
             if not self._background.at_once:
@@ -97,8 +161,11 @@ class Saver:
         """Return a model to draw text with, on the first rank; it may be a copy."""
         if self.ranks.shards is None:
             return self.model if self.ranks.is_first else None
-        snapshot = Snapshot(self.model, self.ranks)
-        return snapshot.model().to(self.model.head.weight.device) if self.ranks.is_first else None
+        tensors = whole(self.model.state_dict(keep_vars=True), self.ranks)
+        if not self.ranks.is_first:
+            return None
+        model = build(GPT, self.model.config, tensors, "the model")
+        return model.to(self.model.head.weight.device)
 
     def take_weights(self, folder: Path) -> None:
         """Put the weights of a model directory into the model.
@@ -107,7 +174,7 @@ class Saver:
             UserError: they cannot be read, or are of another model.
         """
         tensors = self.ranks.together(lambda: self._read(folder) if self.ranks.is_first else {})
-        spread(tensors, self.model, self.ranks)
+        spread(tensors, self.form.tensors(self.model), self.ranks)
 
     def take(self, checkpoint: Checkpoint) -> None:
         """Take up weights and optimiser as a checkpoint has them, whoever wrote it."""
@@ -149,18 +216,17 @@ class Saver:
                     f"the best weights are lost, and the next ones take their place: {error}",
                     False,
                 )
-            model = build(GPT, self.model.config, self._read(kept.path), str(kept.path))
-            self.run.publish_best(model, self.tokenizer)
+            tensors = self._read(kept.path)
+            self.form.write(self.run.path, self.model, tensors, self.tokenizer, exact=False)
             return f"the best weights are taken from {kept.path.name}: {error}", True
         return "", True
 
     def _read(self, folder: Path) -> dict[str, Tensor]:
-        tensors = read_model(folder)[1]
-        check_tensors(self.model, tensors, str(folder))
-        return tensors
+        return self.form.read(folder, self.model)
 
-    def _snapshot(self) -> Snapshot | GPT:
-        return self.model if self._background.at_once else Snapshot(self.model, self.ranks)
+    def _snapshot(self, *, exact: bool = False) -> Snapshot:
+        copied = not self._background.at_once
+        return Snapshot(self.model, self.form, self.ranks, exact=exact, copied=copied)
 
 
 def _room(parameter: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -61,9 +61,8 @@ class Costs:
 def steps_in(ends_at: float, trial: TrainingJob) -> int:
     """Return how many steps, with all that is due between them, fit until `ends_at` on `time.monotonic`."""
     costs = costs_of(trial)
-    if not trial.config.data.stream:
-        ends_at -= seconds_of(trial.baselines)  # they are counted once more at step 0
-    steps = costs.steps_in(ends_at - time.monotonic(), trial.config.train, len(trial.tokens.val))
+    ends_at -= seconds_of(trial.task.baselines)  # they are counted once more at step 0
+    steps = costs.steps_in(ends_at - time.monotonic(), trial.config.train, trial.task.held_out)
     return trial.ranks.agreed(steps)
 
 

@@ -2,7 +2,7 @@
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from minigpt.config import ModelConfig
 from minigpt.model.transformer import GPT
@@ -26,16 +26,16 @@ def whole(tensors: dict[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
     return {name: done[id(tensor)] for name, tensor in tensors.items()} if ranks.is_first else {}
 
 
-def spread(tensors: dict[str, Tensor], into: nn.Module, ranks: Ranks) -> None:
-    """Give a module, whose parameters may be in parts, the values of the first rank's tensors; all ranks call it.
+def spread(tensors: dict[str, Tensor], into: dict[str, Tensor], ranks: Ranks) -> None:
+    """Give tensors, which may be in parts, the values of the first rank's; all ranks call it.
 
     Args:
-        tensors: whole, by name; a parameter of two names may be under either. Those of other ranks are not looked at.
-        into: the module, which keeps its tensors.
+        tensors: whole, by name; a tensor of two names may be under either. Those of other ranks are not looked at.
+        into: of a model, by name; they stay where they are.
         ranks: who takes part.
     """
     names: dict[Tensor, list[str]] = {}
-    for name, tensor in into.state_dict(keep_vars=True).items():
+    for name, tensor in into.items():
         names.setdefault(tensor, []).append(name)
     for tensor, known in names.items():
         part = own_part(tensor.detach())

@@ -18,8 +18,8 @@ ORDER = [
     ["parts", "whole", "parallel"], ["runtime"], ["decisions"], ["rundir", "place", "trackers", "verdict"],
     ["saving", "resuming"], ["log"], ["drawing", "page"], ["curves"], ["report"], ["sampling"], ["inference"],
     ["finetune/token_rows"], ["finetune/lora"], ["finetune/peft_format"], ["interop"], ["evaluate"], ["guard"],
-    ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["job"], ["trial"], ["speed"], ["pretrain"], ["finetune"],
-    ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["plan_text"], ["cli"], ["__main__"],
+    ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["task"], ["job"], ["trial"], ["speed"], ["pretrain"],
+    ["finetune"], ["needs"], ["bench", "demo", "doctor", "overfit", "plan", "hf"], ["plan_text"], ["cli"], ["__main__"],
 ]  # fmt: skip
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

@@ -130,7 +130,7 @@ def test_a_token_that_gives_no_numbers_costs_the_updates_of_its_windows_alone(
     (tmp_path / "text.txt").write_text("".join(parts))
     config = changed(small_config, data={"source": str(tmp_path / "text.txt")}, train={"steps": 60})
     job = prepare_run(config, tmp_path / "run")
-    (bad,) = job.tokens.tokenizer.encode(rare)
+    (bad,) = job.task.tokenizer.encode(rare)
 
     def spoil(module, inputs, output):
         return output.masked_fill((inputs[0] == bad).unsqueeze(-1), math.nan)
@@ -148,7 +148,7 @@ def test_a_token_that_gives_no_numbers_costs_the_updates_of_its_windows_alone(
     for step, line in zip(struck, said, strict=True):
         assert "the loss is nan (the first gradient that is not finite: embedding.weight)" in line
         named = [int(start) for start in line.split("at the tokens ")[1].split(", ")]
-        windows = [job.tokens.train[start : start + 16].tolist() for start in named]
+        windows = [job.task.tokens.train[start : start + 16].tolist() for start in named]
         assert any(bad in window for window in windows), step
     assert all(parameter.isfinite().all() for parameter in job.model.parameters())
     rows = RunDir(tmp_path / "run").metrics

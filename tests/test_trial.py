@@ -7,7 +7,7 @@ from .test_pretrain import changed, outcome
 def test_steps_fill_the_time_that_is_left(small_config, tmp_path, monkeypatch):
     job = prepare_run(small_config, tmp_path / "run")
     monkeypatch.setattr("minigpt.trial.costs_of", lambda job: Costs(0.1, 0.5, 0.2, 0.3, 0.1))
-    passes = len(job.tokens.val) / 500  # over all that is held out, in evaluations
+    passes = job.task.held_out / 500  # over all that is held out, in evaluations
     monkeypatch.setattr("time.monotonic", lambda: 1000.0)
     monkeypatch.setattr("minigpt.trial.seconds_of", lambda work: 3.0)  # the baselines
     ends = 2 * (0.5 + 0.2 + 0.1 + 0.3) + 0.5 * passes + 0.2 + 3.0

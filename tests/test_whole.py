@@ -60,7 +60,7 @@ def by_four(ranks, folder):
         model = model if mesh is None else sharded(model, mesh)
         first = drawn(0).state_dict()
         given = {"head.weight": first.pop("head.weight")} | first if ranks.is_first else {}
-        spread(given, model, ranks)
+        spread(given, model.state_dict(keep_vars=True), ranks)
         assert model.embedding.weight is model.head.weight
         found = whole(model.state_dict(keep_vars=True), ranks)
         if ranks.is_first:
@@ -92,7 +92,7 @@ def test_one_process_is_given_what_it_has():
     found = whole(model.state_dict(keep_vars=True), Ranks())
     same(found, model.state_dict())
     other = drawn(1)
-    spread(found, other, Ranks())
+    spread(found, other.state_dict(keep_vars=True), Ranks())
     same(other.state_dict(), model.state_dict())
     assert other.embedding.weight is other.head.weight
     assert other.head.weight.data_ptr() != model.head.weight.data_ptr()

@@ -39,6 +39,8 @@ class Batch:
 class Batches:
     """The batches of a training run, by step."""
 
+    begin_with = "its windows start at the tokens"
+
     def __init__(
         self,
         tokens: TokenSequence,
