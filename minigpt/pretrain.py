@@ -355,7 +355,8 @@ def steps_asked_for(config: RunConfig, sequences: Callable[[RunConfig], int] | N
 def introduce(job: TrainingJob) -> None:
     """Say what is about to happen: text, model, length, place."""
     config, say = job.config, job.log.say
-    say(f"data   {job.task.introduction()}")
+    for sentence in job.task.introduction(job.loss, job.ranks):
+        say(f"data   {sentence}")
     shape = config.model
     say(
         f"model  {parameter_count(shape):,} parameters: {shape.n_layer} layers, {shape.n_head} heads, "

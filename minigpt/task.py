@@ -119,8 +119,8 @@ class Task(Protocol):
         """Return the floating-point operations of training on a token; None: not known."""
         ...
 
-    def introduction(self) -> str:
-        """Return in a sentence what there is to learn from."""
+    def introduction(self, step: TrainStep, ranks: Ranks) -> list[str]:
+        """Return in sentences what there is to learn from, and what of the model is trained where that is not all."""
         ...
 
 
@@ -222,11 +222,11 @@ class NextToken:
         """Return those of the forward and the backward pass through all of the model."""
         return training_flops_per_token(config.model)
 
-    def introduction(self) -> str:
+    def introduction(self, step: TrainStep, ranks: Ranks) -> list[str]:
         """Return how many tokens there are, and of which kind."""
         held_out, trained = self.facts["val"], self.facts["train"]
         amount = f"{trained['tokens']:,}" if trained["tokens"] else "a stream of"
-        return (
+        return [
             f"{self.facts['source']}: {amount} tokens to train on, {held_out['tokens']:,} held out; "
             f"{self.tokenizer.vocab_size:,} ids ({self.tokenizer.kind})"
-        )
+        ]

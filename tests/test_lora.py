@@ -172,7 +172,7 @@ def test_what_would_not_be_finite_is_not_merged():
 
 def test_settings_that_cannot_be_are_refused():
     for wrong, text in (
-        (LoraConfig(rank=0), "lora.rank is 0; wanted at least 1"),
+        (LoraConfig(rank=0), "lora.rank is 0, so there is no adapter"),
         (LoraConfig(alpha=0.0), "lora.alpha is 0, so that nothing could be learnt"),
         (LoraConfig(dropout=1.0), "lora.dropout is 1.0"),
         (LoraConfig(targets="head"), "lora.targets is 'head'; wanted one of all, attention, mlp"),

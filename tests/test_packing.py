@@ -37,6 +37,12 @@ def batches(count: int = 40, **changes) -> PackedBatches:
     return PackedBatches(examples(count, 12), **(settings | changes))
 
 
+def all_of(order: PackedBatches, at_once: int):
+    """Yield every row once, in their order."""
+    for start in range(0, len(order.rows), at_once):
+        yield order.batch(order.rows[start : start + at_once])
+
+
 def alone(example: Example) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.from_numpy(example.ids.astype(np.int64))
     targets = torch.where(torch.from_numpy(example.said), ids, IGNORED)
@@ -83,7 +89,7 @@ def test_the_loss_of_a_packed_batch_is_the_sum_over_its_conversations_alone(swit
             parameter.normal_(std=0.3)  # so that places and neighbours matter
     made = examples(12, 20)
     order = PackedBatches(made, block_size=24, batch_size=4, packed=packed)
-    together = [step(b.ids, b.targets, b.documents) for b in order.once(3)]
+    together = [step(b.ids, b.targets, b.documents) for b in all_of(order, 3)]
     apart = [step(*alone(example)) for example in made]
     wanted = sum(loss for loss, _ in apart)
     assert sum(loss for loss, _ in together).item() == pytest.approx(wanted.item(), rel=1e-5)
@@ -94,7 +100,7 @@ def test_the_loss_of_a_packed_batch_is_the_sum_over_its_conversations_alone(swit
     ]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
     if packed:
-        mixed = sum(step(b.ids, b.targets)[0] for b in order.once(3))
+        mixed = sum(step(b.ids, b.targets)[0] for b in all_of(order, 3))
         assert abs(mixed - wanted) > 1e-2
 
 
@@ -103,7 +109,7 @@ def test_of_learned_positions_each_conversation_begins_at_the_first():
     step = TrainStep(GPT(tiny(block_size=24, position="learned")))
     made = examples(6, 20)
     order = PackedBatches(made, block_size=24, batch_size=2, packed=False)
-    found = sum(step(b.ids, b.targets, b.documents)[0] for b in order.once(6))
+    found = sum(step(b.ids, b.targets, b.documents)[0] for b in all_of(order, 6))
     wanted = sum(step(*alone(example))[0] for example in made)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     assert order.width == max(example.length for example in made)
@@ -112,7 +118,7 @@ def test_of_learned_positions_each_conversation_begins_at_the_first():
 def test_targets_are_those_of_the_conversations_and_padding_counts_for_nothing():
     order = batches()
     found = {}
-    for batch in order.once(100):
+    for batch in all_of(order, 100):
         for ids, targets, documents in zip(batch.ids, batch.targets, batch.documents, strict=True):
             for number in range(int(documents.max()) + 1):
                 inside = documents == number

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from minigpt.config import build, preset_layer, presets
+from minigpt.config import ModelConfig, build, changes, preset_layer, presets
 from minigpt.loss import TrainStep
 from minigpt.model.families import family_of
 from minigpt.model.size import padded_vocab_size, parameter_count
@@ -29,8 +29,18 @@ def shape(name):
     return config, dataclasses.replace(config.model, vocab_size=padded_vocab_size(ids)).resolve()
 
 
+TUNING = ("tune-adapter", "tune-all")  # what finetune begins with; the shape is that of the base
+
+
 def test_every_preset_is_expected():
-    assert presets() == sorted(EXPECTED)
+    assert presets() == sorted([*EXPECTED, *TUNING])
+
+
+def test_an_adapter_and_all_weights_are_tuned_alike_but_for_the_rate():
+    adapter, whole = (build([preset_layer(name)]) for name in TUNING)
+    assert changes(adapter, whole).keys() == {"optim.lr"}
+    assert adapter.optim.lr > whole.optim.lr
+    assert adapter.model == ModelConfig()
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -20,7 +21,6 @@ from minigpt.errors import UserError, plain
 from minigpt.files import expanded
 
 if TYPE_CHECKING:
-    from minigpt.inference.conversation import Conversation
     from minigpt.inference.engine import Completion, Engine
 
 NAMES = [item.name for item in dataclasses.fields(ChatOptions)]
@@ -30,6 +30,7 @@ HELP = """\
 /undo              take back what you said last, and its answer
 /set [NAME VALUE]  show the settings, or change one: /set temperature 0.5, /set stop ["\\n"]
 /save [FILE]       write the conversation to a new file
+/adapter [NAME]    show the adapters of this model, or go on with another one; none: the model alone
 /quit              leave; Ctrl-D does it, too
 A line that ends in a backslash goes on in the next. A text that begins with / is sent with //.
 Ctrl-C stops an answer."""
@@ -54,7 +55,8 @@ def chat(
     Parameters
     ----------
     run
-        A run directory, one of its checkpoints, a Hugging Face directory, hf:OWNER/NAME, or a file of weights.
+        A run directory, one of its checkpoints, a Hugging Face directory, hf:OWNER/NAME, a file of weights, or an
+        adapter. The adapters that lie beside it are chosen among by /adapter.
     system
         What the model is told before all else; for a model with a chat template.
     device
@@ -62,26 +64,28 @@ def chat(
     compile
         Use a compiled step; the first time it is made while you talk, and kept.
     """
-    from minigpt.inference.conversation import Conversation
     from minigpt.inference.opening import Decoding, open_engine
     from minigpt.interop.export import chat_template
     from minigpt.interop.loading import load_both, located
 
     settings = config.build([("the command line", {"sample": given(options)})]).sample
     place = located(run)
-    template = chat_template(place)
-    if template is None and system is not None:
-        raise UserError(
-            f"{run} has no chat template, so that --system has no place; leave it out, or take a tuned model"
-        )
     if system is not None:
+        if chat_template(place) is None:
+            raise UserError(
+                f"{run} has no chat template, so that --system has no place; leave it out, or take a tuned model"
+            )
         _check_text(system)
     decoding = Decoding(device=device, dtype=dtype, quantize=quantize, compile=compile)
-    engine = open_engine(*load_both(place), decoding, wait=False, say=say)
-    conversation = Conversation(engine.tokenizer, template, system)
-    if template is None:
-        say(f"{run} has no chat template: it does not answer, it goes on from what you type.")
-    _Chat(engine, conversation, settings, template is not None).run()
+
+    def opened(place: Any) -> "tuple[Engine, str | None]":
+        engine = open_engine(*load_both(place), decoding, wait=False, say=say)
+        template = chat_template(place)
+        if template is None:
+            say(f"{place} has no chat template: it does not answer, it goes on from what you type.")
+        return engine, template
+
+    _Chat(place, opened, settings, system).run()
 
 
 class _Chat:
@@ -93,20 +97,30 @@ class _Chat:
 
     def __init__(
         self,
-        engine: "Engine",
-        conversation: "Conversation",
+        place: Any,
+        opened: "Callable[[Any], tuple[Engine, str | None]]",
         settings: SampleConfig,
-        has_template: bool,
+        system: str | None,
     ) -> None:
-        self._engine, self._conversation, self.settings = engine, conversation, settings
-        self._has_template = has_template
-        self._context = engine.slots.config.block_size
-        self._has_dropped = self._has_slid = False
+        """Begin a conversation with the model at `place`, of which `opened` returns an engine and its template."""
+        self._opened, self._system, self.settings = opened, system, settings
+        self._meet(place)
         self._interrupts = _Interrupts()
         self._commands: dict[str, Callable[[str], None]] = {
             "help": self._help, "reset": self._reset, "undo": self._undo, "set": self._set,
-            "save": self._save,
+            "save": self._save, "adapter": self._adapter,
         }  # fmt: skip
+
+    def _meet(self, place: Any) -> None:
+        """Open a model and begin anew; where it cannot be opened, the one before stays."""
+        from minigpt.inference.conversation import Conversation
+
+        engine, template = self._opened(place)
+        system = None if template is None else self._system
+        self._conversation: Conversation = Conversation(engine.tokenizer, template, system)
+        self._place, self._engine, self._has_template = place, engine, template is not None
+        self._context = engine.slots.config.block_size
+        self._has_dropped = self._has_slid = False
 
     def run(self) -> None:
         """Take lines until there are no more, or /quit."""
@@ -237,6 +251,31 @@ class _Chat:
             why = getattr(error, "strerror", None) or error
             raise UserError(f"{plain(path)} cannot be written ({why}); /save FILE") from None
         say(f"saved in {path}")
+
+    def _adapter(self, rest: str) -> None:
+        from minigpt.interop.loading import adapters_beside, base_of, is_adapter
+
+        place, name = self._place, rest.strip()
+        if not isinstance(place, Path) or not place.is_dir():
+            raise UserError("a file of weights has no adapters beside it; take a model directory")
+        known: dict[str, Path] = adapters_beside(place)
+        if not name:
+            current = place.resolve() if is_adapter(place) else None
+            for one, folder in known.items():
+                say(f"{'*' if folder == current else ' '} {one}")
+            say(f"{'*' if current is None else ' '} none")
+            return
+        if name not in (*known, "none"):
+            near = did_you_mean(name, [*known, "none"])
+            raise UserError(
+                f"there is no adapter {name!r} of this model{near}; /adapter lists them"
+            )
+        said = [m for m in self._conversation.messages if m["role"] != "system"]
+        alone = base_of(place) if is_adapter(place) else place
+        self._meet(alone if name == "none" else known[name])
+        for message in said:
+            self._conversation.add(**message)
+        say(f"going on with {self._place}" + (", and with what was said" if said else ""))
 
 
 def _changed(settings: SampleConfig, name: str, value: str) -> SampleConfig:

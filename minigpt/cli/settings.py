@@ -99,9 +99,22 @@ def _all_options() -> Any:
     for place, (name, section) in enumerate(config.SECTIONS.items(), start=1):
         if name == "lora":
             continue
-        options: Any = _options(section)
+        options: Any = _options(section, without=("base",) if name == "train" else ())
         fields.append((name, _group(f"--{name}.… {section.__doc__}", options, place), options()))
     return _dataclass("Options", fields)
+
+
+def _tuning_options() -> Any:
+    """Return a dataclass with the options of tuning: the shape is that of the base, and its text are conversations."""
+    wanted: dict[str, tuple[str, ...]] = {
+        "model": ("dropout",), "data": ("val_fraction", "val_documents", "seed"),
+    }  # fmt: skip
+    fields = []
+    for place, (name, section) in enumerate(config.SECTIONS.items(), start=1):
+        without = ("base",) if name == "train" else ()
+        options: Any = _options(section, without=without, only=wanted.get(name, ()))
+        fields.append((name, _group(f"--{name}.… {section.__doc__}", options, place), options()))
+    return _dataclass("TuningOptions", fields)
 
 
 def _group(title: str, options: Any, place: int) -> Any:
@@ -116,6 +129,7 @@ def _dataclass(name: str, fields: list[Any]) -> Any:
 
 
 Options: Any = _all_options()
+TuningOptions: Any = _tuning_options()
 SampleOptions: Any = _options(SampleConfig)
 ChatOptions: Any = _options(SampleConfig, without=("prompt", "num_samples"))
 # What concerns the making of tokens; the rest of [data] concerns their reading.
@@ -130,6 +144,7 @@ ShapeOptions: Any = _dataclass(
 )
 NO_OPTIONS, NO_SAMPLE_OPTIONS, NO_CHAT_OPTIONS = Options(), SampleOptions(), ChatOptions()
 NO_PREPARE_OPTIONS, NO_SHAPE_OPTIONS = PrepareOptions(), ShapeOptions()
+NO_TUNING_OPTIONS = TuningOptions()
 
 
 def given(options: Any) -> dict[str, Any]:

@@ -159,8 +159,10 @@ def eval(
     """
     from minigpt.data.corpora import open_source, read_pieces
     from minigpt.data.tokens import tokens_of_text
-    from minigpt.evaluate.comparison import as_table, compare
+    from minigpt.evaluate.comparison import as_table, beside_the_first, compare
+    from minigpt.evaluate.measure import is_tuned
     from minigpt.evaluate.tasks import read_task
+    from minigpt.finetune.measure_replies import measure_replies
 
     questions, runs = [read_task(name) for name in tasks], (run, *more)
     with contextlib.ExitStack() as stack:
@@ -179,7 +181,15 @@ def eval(
             say("only the tasks are measured: not every model says what text it was trained on")
             results: list[dict[str, Any]] = [{} for _ in runs]
         else:
-            results = compare(runs, text, device=device, precision=precision, stride=stride)
+            if data is None and all(map(is_tuned, runs)):
+                if precision is not None or stride is not None:
+                    raise UserError(
+                        "a tuned run is measured by the answers that it has held out; leave --stride, --dtype and "
+                        "--quantize out, or pass a text with --data"
+                    )
+                results = beside_the_first(runs, measure_replies(runs, device))
+            else:
+                results = compare(runs, text, device=device, precision=precision, stride=stride)
             show(as_table(runs, results))
     for path, found in zip(runs, results, strict=True):
         if questions:

@@ -1,7 +1,7 @@
 """Several models and one text in; their measurements, the difference of each to the first, and a table out."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from minigpt.errors import UserError
 from minigpt.evaluate.difference import difference
-from minigpt.evaluate.measure import Text, measured, tokens_of
+from minigpt.evaluate.measure import Measured, Text, measured, tokens_of
 from minigpt.verdict import beside_baselines
 
 HASHED_AT_ONCE = 1 << 20  # tokens
@@ -32,9 +32,15 @@ def compare(
     """
     if text is None:
         _check_text(runs)
+    return beside_the_first(runs, (measured(run, text, **options) for run in runs))
+
+
+def beside_the_first(
+    runs: Sequence[Path | str], measurements: Iterable[Measured]
+) -> list[dict[str, Any]]:
+    """Return the facts of the measurements of runs on one text, all but the first with the difference to that."""
     results, first = [], None
-    for run in runs:
-        found = measured(run, text, **options)
+    for found in measurements:
         if first is None:
             first = found.likelihood
             results.append(found.facts)

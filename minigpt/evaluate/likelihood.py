@@ -2,8 +2,9 @@
 
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from minigpt.loss import IGNORED, TrainStep
 from minigpt.ranks import ALONE, Ranks
 from minigpt.tokenizer import Tokenizer
 
+T = TypeVar("T")
 SLICE_BYTES = 128  # of text: what two models with different tokenizers are compared on, several of them together
 
 
@@ -80,7 +82,6 @@ def sizes_of(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     return np.array([len(piece) for piece in pieces]), np.array(starts)
 
 
-@torch.no_grad()
 def evaluate(
     step: TrainStep,
     tokens: TokenSequence,
@@ -119,8 +120,7 @@ def evaluate(
         raise UserError(
             f"the text to measure on comes to {len(tokens)} tokens; at least 2 are needed, so use more text"
         )
-    started, training = time.perf_counter(), step.training
-    prefix, device = np.array(tokenizer.prefix, dtype=np.int64), step.model.head.weight.device
+    started, prefix = time.perf_counter(), np.array(tokenizer.prefix, dtype=np.int64)
     context = context or step.model.config.block_size
     length = context - len(prefix)
     if length < 1:
@@ -139,35 +139,56 @@ def evaluate(
     if max_tokens is not None and max_tokens < len(tokens) - 1:
         wanted = max(1, max_tokens // stride)
         starts = starts[np.linspace(0, len(starts) - 1, wanted).round().astype(int)]
-    step.eval()
     sizes, characters = sizes_of(tokenizer)
     windows, slices, chars, offset = Tally(), Tally(), 0, int(sizes[tokens[:1]].sum())
     portions = [starts[i : i + batch_size] for i in range(0, len(starts), batch_size)]
-    # In shards nobody computes alone: who has no portion left takes the last one and does not count it.
-    for i in range(math.ceil(len(portions) / ranks.size) * ranks.size):
-        begins = portions[min(i, len(portions) - 1)]
-        batch = make_batch(
-            np.stack([_window(tokens, s, length, prefix) for s in begins]), separator
-        )
+
+    def batch_of(begins: np.ndarray) -> Batch:
+        windows = np.stack([_window(tokens, s, length, prefix) for s in begins])
+        batch = make_batch(windows, separator)
         batch.targets[:, : len(prefix)] = IGNORED
         overlapping = torch.from_numpy(begins > 0)
         batch.targets[overlapping, : len(prefix) + length - stride] = IGNORED
-        is_own = i % ranks.size == ranks.rank
-        losses = _losses(step, batch.to(device)) if is_own else None
-        if i >= len(portions):
-            continue
+        return batch
+
+    for begins, batch, nats in in_portions(step, portions, batch_of, ranks):
         counted = (batch.targets != IGNORED).numpy()[:, len(prefix) :]
         places = (begins[:, None] + np.arange(length))[counted]  # of the targets in the text
         targets = batch.targets[batch.targets != IGNORED].numpy()
-        nats = np.zeros(len(targets)) if losses is None else losses
         ends = offset + sizes[targets].cumsum()
         windows.add(places // length, nats, sizes[targets])
         slices.add((ends - sizes[targets]) // SLICE_BYTES, nats, sizes[targets])
         chars += int(characters[targets].sum())
         offset = int(ends[-1])
+    return likelihood_of(windows, slices, chars, offset, started, ranks)
+
+
+@torch.no_grad()
+def in_portions(
+    step: TrainStep, portions: Sequence[T], batch_of: Callable[[T], Batch], ranks: Ranks
+) -> Iterator[tuple[T, Batch, np.ndarray]]:
+    """Yield each portion of what is held out with its batch and the nats of each counted target, (counted,) fp64.
+
+    Of the portions of other ranks the nats are 0, so that sums over all ranks are true.
+
+    Args:
+        step: the model with its loss; in eval mode meanwhile.
+        portions: the same on all ranks.
+        batch_of: makes the batch of one.
+        ranks: that share the work.
+    """
+    training, device = step.training, step.model.head.weight.device
+    step.eval()
+    # In shards nobody computes alone: who has no portion left takes the last one and does not count it.
+    for i in range(math.ceil(len(portions) / ranks.size) * ranks.size):
+        portion = portions[min(i, len(portions) - 1)]
+        batch = batch_of(portion)
+        is_own = i % ranks.size == ranks.rank
+        losses = _losses(step, batch.to(device)) if is_own else None
+        if i < len(portions):
+            count = int((batch.targets != IGNORED).sum())
+            yield portion, batch, np.zeros(count) if losses is None else losses
     step.train(training)
-    by_window, by_slice = (_shared(tally, ranks) for tally in (windows, slices))
-    return _likelihood(by_window, by_slice, chars, offset, started)
 
 
 def _losses(step: TrainStep, batch: Batch) -> np.ndarray:
@@ -182,9 +203,11 @@ def _shared(tally: Tally, ranks: Ranks) -> Sums:
     return Sums(ranks.sum_numbers(nats), tokens, sizes)
 
 
-def _likelihood(
-    windows: Sums, slices: Sums, chars: int, text_bytes: int, started: float
+def likelihood_of(
+    by_window: Tally, by_slice: Tally, chars: int, text_bytes: int, started: float, ranks: Ranks
 ) -> Likelihood:
+    """Return what the tallies of all ranks come to; arguments as the attributes of `Likelihood`."""
+    windows, slices = (_shared(tally, ranks) for tally in (by_window, by_slice))
     nats, tokens, sizes = (float(x.sum()) for x in (windows.nats, windows.tokens, windows.bytes))
     loss, bits = nats / tokens, nats / math.log(2)
     return Likelihood(

@@ -124,6 +124,11 @@ def tokens_of(run: Path | str) -> Tokens:
     folder = run_of(run)
     if not (folder / "data.json").is_file():
         raise UserError(f"{run} does not say what it was trained on; pass a text with --data")
+    if is_tuned(run):
+        raise UserError(
+            f"{run} was tuned on conversations and not on a text; pass a text to measure on with --data, or measure it "
+            "beside runs that were tuned on the same conversations"
+        )
     fingerprint = str(read_json(folder / "data.json").get("fingerprint", ""))
     if found := find_prepared(fingerprint):
         return found
@@ -133,6 +138,12 @@ def tokens_of(run: Path | str) -> Tokens:
             f"the text that {folder} was trained on has changed; pass the text to measure on with --data"
         )
     return tokens
+
+
+def is_tuned(run: Path | str) -> bool:
+    """Return whether a run was tuned on conversations."""
+    facts = run_of(run) / "data.json"
+    return facts.is_file() and "formats" in read_json(facts)
 
 
 def run_of(run: Path | str) -> Path:

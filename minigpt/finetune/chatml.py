@@ -10,13 +10,11 @@ Chat, server and `transformers` read it from there. The blocks for training have
 without a system message of its own.
 """
 
-from pathlib import Path
+import tokenizers
+from tokenizers import AddedToken
 
-from minigpt.errors import UserError
-from minigpt.files import replace_text
-from minigpt.interop.export import TEMPLATE
 from minigpt.tokenizer import Tokenizer
-from minigpt.tokenizer.patterns import CHAT_TOKENS
+from minigpt.tokenizer.patterns import CHAT_TOKENS, END_OF_TEXT
 
 CHATML = """\
 {%- for message in messages %}
@@ -36,20 +34,12 @@ CHATML = """\
 """
 
 
-def check_chat_tokens(tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer without the special tokens of ChatML.
-
-    Raises:
-        UserError: it names those that are missing.
-    """
-    if missing := [name for name in CHAT_TOKENS if name not in tokenizer.specials]:
-        kind = "a character tokenizer" if tokenizer.kind == "char" else "this tokenizer"
-        raise UserError(
-            f"{kind} has no special token {' and no '.join(missing)}, which the chat template (ChatML) writes; take a "
-            "model with a BPE tokenizer that was made here, or one with a chat template of its own"
-        )
-
-
-def write_template(folder: Path, source: str = CHATML) -> None:
-    """Put a chat template into a model directory, where chat, server and `transformers` look for it."""
-    replace_text(folder / TEMPLATE, source)
+def with_chat_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer with the special tokens of ChatML; those that it lacks follow its last id."""
+    missing = [name for name in CHAT_TOKENS if name not in tokenizer.specials]
+    if not missing:
+        return tokenizer
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.add_special_tokens([AddedToken(name, special=True) for name in missing])
+    end = END_OF_TEXT if tokenizer.eos_id is None else tokenizer.pieces[tokenizer.eos_id].decode()
+    return Tokenizer(backend, end)

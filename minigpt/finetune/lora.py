@@ -87,6 +87,8 @@ def swap_in(model: GPT, config: LoraConfig, *, rows: Sequence[int] = (), seed: i
         UserError: settings that cannot be, or a row that the model does not have.
     """
     check(config, "lora")
+    if not config.rank:
+        raise UserError("lora.rank is 0, so there is no adapter to put in; wanted 1 at least")
     generator = torch.Generator().manual_seed(seed)
     parts = {}
     for name, layer in linear_layers(model).items():

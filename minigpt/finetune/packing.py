@@ -9,7 +9,7 @@ function of (seed, step) and of nothing else.
 """
 
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -53,6 +53,8 @@ class PackedBatches:
         rows: the examples in each, as places in `examples`.
         width: T, positions in a row.
     """
+
+    begin_with = "its rows begin with the conversations"
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class PackedBatches:
         """Return this process's micro-batches of a step."""
         rows = [self._row(step * self.batch_size + place) for place in self.share]
         size = self.micro_batch_size
-        return [self._batch(rows[i : i + size]) for i in range(0, len(rows), size)]
+        return [self.batch(rows[i : i + size]) for i in range(0, len(rows), size)]
 
     def starts(self, step: int) -> np.ndarray:
         """Return the number in its file of the first conversation in each row of a step, of all processes."""
@@ -117,11 +119,6 @@ class PackedBatches:
         """Return how many times the conversations have been read before `step`."""
         return step * self.batch_size / len(self.rows)
 
-    def once(self, size: int) -> Iterator[Batch]:
-        """Yield every row once, `size` at a time, in the order of `rows`: to measure on."""
-        for start in range(0, len(self.rows), size):
-            yield self._batch(self.rows[start : start + size])
-
     def _row(self, number: int) -> list[int]:
         """Return a row by its number, counted from the beginning of the run."""
         epoch, place = divmod(number, len(self.rows))
@@ -130,7 +127,7 @@ class PackedBatches:
     def _make_epoch(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
 
-    def _batch(self, rows: Sequence[Sequence[int]]) -> Batch:
+    def batch(self, rows: Sequence[Sequence[int]]) -> Batch:
         """Return the batch of these rows; what is behind a row's last conversation is a document of its own."""
         ids = np.zeros((len(rows), self.width), dtype=np.int64)
         targets = np.full_like(ids, IGNORED)

@@ -81,7 +81,7 @@ def is_adapter(folder: Path) -> bool:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def write_adapter(folder: Path, model: GPT, base: str) -> None:
+def write_adapter(folder: Path, model: GPT, base: str, trained: Tensors | None = None) -> None:
     """Write the adapters and the trained rows of a model so that `peft` and `minigpt.load` put them in.
 
     Args:
@@ -89,19 +89,21 @@ def write_adapter(folder: Path, model: GPT, base: str) -> None:
         model: as `swap_in` left it, trained since.
         base: the model that it was put into: a path, as seen from where it is loaded or from the folder, or the name
             of a model of the Hugging Face Hub, with or without hf: before it.
+        trained: what is trained in it, by name, as it was at one time; None: as it is.
     """
     found = adapters(model)
+    trained = dict(model.named_parameters()) if trained is None else trained
     table = _module_names(model)
     parts: dict[str, Part] = {}
     for theirs, ours in table.items():
         if found.keys() & set(ours):
-            parts[theirs] = _stacked([_part_of(_layer(model, name)) for name in ours])
+            parts[theirs] = _stacked([_part_of(name, model, trained) for name in ours])
     tensors = {
         f"{_PREFIX}{name}{ending}": matrix
         for name, part in parts.items()
         for ending, matrix in zip(_MATRICES, (part.a, part.b), strict=True)
     }
-    indices, rows = _written_rows(model)
+    indices, rows = _written_rows(model, trained)
     tensors = {name: t.detach().cpu().float().contiguous() for name, t in (tensors | rows).items()}
     dropout = next((layer.dropout.p for layer in found.values()), 0.0)
     settings = {
@@ -151,10 +153,11 @@ def _layer(model: GPT, name: str) -> nn.Linear | LoraLinear:
     return layer
 
 
-def _part_of(layer: nn.Linear | LoraLinear) -> Part:
+def _part_of(name: str, model: GPT, trained: Tensors) -> Part:
     """Return the adapter of a layer; of a layer without one, one of rank 0."""
+    layer = _layer(model, name)
     if isinstance(layer, LoraLinear):
-        return Part(layer.lora_A, layer.lora_B, layer.scale)
+        return Part(trained[f"{name}.lora_A"], trained[f"{name}.lora_B"], layer.scale)
     outputs, inputs = layer.weight.shape
     return Part(layer.weight.new_zeros(0, inputs), layer.weight.new_zeros(outputs, 0), 0.0)
 
@@ -212,7 +215,7 @@ def _ends(name: str, end: str) -> bool:
     return name == end or name.endswith(f".{end}")
 
 
-def _written_rows(model: GPT) -> tuple[Any, Tensors]:
+def _written_rows(model: GPT, trained: Tensors) -> tuple[Any, Tensors]:
     """Return `trainable_token_indices` and the rows themselves under PEFT's names."""
     embedding: nn.Module = model.embedding
     head: nn.Module = model.head
@@ -220,10 +223,10 @@ def _written_rows(model: GPT) -> tuple[Any, Tensors]:
         return None, {}
     ids = embedding.rows.tolist()
     names = _table_names(model)
-    tensors = {f"{_PREFIX}{names[0]}{_ROWS}": embedding.weight[embedding.rows]}
+    tensors = {f"{_PREFIX}{names[0]}{_ROWS}": embedding.moved(trained["embedding.delta"])}
     if model.config.tie_embeddings:
         return ids, tensors
-    tensors[f"{_PREFIX}{names[1]}{_ROWS}"] = head.weight[head.rows]
+    tensors[f"{_PREFIX}{names[1]}{_ROWS}"] = head.moved(trained["head.delta"])
     return {name.rpartition(".")[2]: ids for name in names}, tensors
 
 
@@ -251,10 +254,7 @@ def put_adapter(model: GPT, folder: Path) -> GPT:
     Raises:
         UserError: it is damaged, does not fit the model, or is of a kind that this model does not have.
     """
-    try:
-        adapter = _read(folder, model)
-    except UserError as error:
-        raise UserError(f"{folder} cannot be loaded as an adapter: {error}") from None
+    adapter = _read_or_refuse(folder, model)
     beyond = sum(row >= model.config.vocab_size for row in adapter.rows)
     if beyond:
         add_rows(model, beyond)
@@ -263,9 +263,34 @@ def put_adapter(model: GPT, folder: Path) -> GPT:
     for table, rows in zip(tables, (adapter.embedding, adapter.head), strict=True):
         if rows is not None:
             assert isinstance(table, RowsEmbedding | RowsHead)
-            before = table.base.weight[table.rows].float()
-            table.delta.data.copy_(rows.to(before.device) - before)
+            table.delta.data.copy_(table.difference(rows))
     return model
+
+
+def read_trained(folder: Path, model: GPT) -> Tensors:
+    """Return what the adapter in a folder has trained, by the names of a model that has one of the same kind in it.
+
+    Raises:
+        UserError: as `put_adapter`.
+    """
+    adapter = _read_or_refuse(folder, model)
+    tensors = {}
+    for name, part in adapter.parts.items():
+        tensors |= {f"{name}.lora_A": part.a, f"{name}.lora_B": part.b}
+    tables: dict[str, nn.Module] = {"embedding": model.embedding, "head": model.head}
+    for (name, table), rows in zip(tables.items(), (adapter.embedding, adapter.head), strict=True):
+        if rows is not None and isinstance(table, RowsEmbedding | RowsHead):
+            if adapter.rows != table.rows.tolist():
+                raise UserError(f"{folder} cannot be loaded: it trains rows of other tokens")
+            tensors[f"{name}.delta"] = table.difference(rows)
+    return tensors
+
+
+def _read_or_refuse(folder: Path, model: GPT) -> Adapter:
+    try:
+        return _read(folder, model)
+    except UserError as error:
+        raise UserError(f"{folder} cannot be loaded as an adapter: {error}") from None
 
 
 def _read(folder: Path, model: GPT) -> Adapter:

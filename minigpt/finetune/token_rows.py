@@ -15,26 +15,46 @@ from minigpt.errors import UserError
 from minigpt.model.transformer import GPT
 
 
-class RowsEmbedding(nn.Module):
-    """(B, T) -> (B, T, C): an embedding of which some rows are moved.
+class _MovedRows(nn.Module):
+    """A table of which some rows are moved.
 
     Attributes:
-        base: the embedding, frozen.
+        base: what it stands for, frozen.
         rows: the ids of the rows, (n,).
-        delta: by how much each is moved, (n, C); a tied head shares it.
+        delta: by how much each is moved, (n, C); a tied head shares that of the embedding.
     """
 
     rows: Tensor
 
-    def __init__(self, base: nn.Embedding, rows: Tensor, delta: nn.Parameter) -> None:
+    def __init__(self, base: nn.Module, rows: Tensor, delta: nn.Parameter) -> None:
         super().__init__()
         self.base, self.delta = base, delta
         self.register_buffer("rows", rows, persistent=False)
 
     @property
+    def table(self) -> Tensor:
+        """The table as it was, (V, C)."""
+        table = self.base.weight
+        assert isinstance(table, Tensor)
+        return table
+
+    @property
     def weight(self) -> Tensor:
         """The table as it is with the moved rows, (V, C)."""
-        return _moved(self.base.weight, self.rows, self.delta)
+        return self.table.index_add(0, self.rows, self.delta.to(self.table.dtype))
+
+    def moved(self, delta: Tensor) -> Tensor:
+        """Return the rows as they are when moved by `delta`, (n, C) fp32, on its device."""
+        return self.table.detach()[self.rows].to(delta.device, torch.float32) + delta
+
+    def difference(self, rows: Tensor) -> Tensor:
+        """Return by how much the rows have to be moved to be `rows`, (n, C) fp32."""
+        before = self.table.detach()[self.rows].float()
+        return rows.to(before.device) - before
+
+
+class RowsEmbedding(_MovedRows):
+    """(B, T) -> (B, T, C): an embedding of which some rows are moved."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the rows of the ids."""
@@ -43,20 +63,8 @@ class RowsEmbedding(nn.Module):
         return x + chosen.to(x.dtype) @ self.delta.to(x.dtype)
 
 
-class RowsHead(nn.Module):
-    """(…, C) -> (…, V): a head of which some rows are moved; attributes as `RowsEmbedding`."""
-
-    rows: Tensor
-
-    def __init__(self, base: nn.Linear, rows: Tensor, delta: nn.Parameter) -> None:
-        super().__init__()
-        self.base, self.delta = base, delta
-        self.register_buffer("rows", rows, persistent=False)
-
-    @property
-    def weight(self) -> Tensor:
-        """The table as it is with the moved rows, (V, C)."""
-        return _moved(self.base.weight, self.rows, self.delta)
+class RowsHead(_MovedRows):
+    """(…, C) -> (…, V): a head of which some rows are moved."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
@@ -96,24 +104,17 @@ def add_rows(model: GPT, count: int) -> None:
 @torch.no_grad()
 def settle_rows(model: GPT) -> None:
     """Add what the rows were moved by to the tables, and put those back where they were; without such rows, nothing."""
-    embedding: nn.Module = model.embedding
-    head: nn.Module = model.head
-    if isinstance(embedding, RowsEmbedding):
-        embedding.base.weight.copy_(embedding.weight)
-        model.add_module("embedding", embedding.base)
-    if isinstance(head, RowsHead):
-        if not model.config.tie_embeddings:
-            head.base.weight.copy_(head.weight)
-        model.add_module("head", head.base)
+    for name in ("embedding", "head"):
+        table = model.get_submodule(name)
+        if isinstance(table, _MovedRows):
+            if name == "embedding" or not model.config.tie_embeddings:
+                table.table.copy_(table.weight)
+            model.add_module(name, table.base)
 
 
 def _longer(table: Tensor, count: int) -> nn.Parameter:
     mean = table.mean(dim=0, keepdim=True).expand(count, -1)
     return nn.Parameter(torch.cat([table, mean]), requires_grad=table.requires_grad)
-
-
-def _moved(table: Tensor, rows: Tensor, delta: Tensor) -> Tensor:
-    return table.index_add(0, rows, delta.to(table.dtype))
 
 
 def _zeros(rows: int, like: Tensor) -> nn.Parameter:

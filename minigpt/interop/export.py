@@ -7,7 +7,7 @@ came from.
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,9 @@ from torch import Tensor
 from minigpt.config import ModelConfig
 from minigpt.errors import ProofError, UserError, plain
 from minigpt.extras import require
-from minigpt.files import flush, read_json, replace_text
+from minigpt.files import flush, read_json, replace_json, replace_text
 from minigpt.finetune.peft_format import is_adapter
+from minigpt.inference.template import Template
 from minigpt.interop.causal import CausalLM, unsupported
 from minigpt.interop.loading import Run, base_of, load, load_both, located
 from minigpt.interop.pth import read_checkpoint, write_pth
@@ -39,7 +40,7 @@ LARGEST_SHARE = {"f32": 1e-4, "f16": 0.02, "bf16": 0.15, "q8_0": 0.7}
 LARGEST_ROUNDING = {"f32": 0.0, "f16": 2**-11, "bf16": 2**-8, "q8_0": 0.5 / 127 + 2**-11}
 _TORCH_TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _PROBE = "The 3 of us, über 10 000 km\n\tif x == 'y': # 日本 🙂  end"
-TEMPLATE = "chat_template.jinja"
+TEMPLATE, GENERATION = "chat_template.jinja", "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,23 @@ def chat_template(run: Run) -> str | None:
     return template if isinstance(template, str) else None
 
 
+def write_chat_template(folder: Path, source: str, ends: Collection[int] = ()) -> None:
+    """Put a chat template into a model directory, where chat, server and `transformers` look for it.
+
+    Args:
+        folder: of a model.
+        source: Jinja.
+        ends: tokens that end an answer, for `generate` of `transformers` to end there as well.
+    """
+    replace_text(folder / TEMPLATE, source)
+    if ends:
+        settings = read_json(folder / GENERATION)
+        known = settings.get("eos_token_id")
+        others = known if isinstance(known, list) else [] if known is None else [known]
+        settings["eos_token_id"] = list(dict.fromkeys([*ends, *others]))
+        replace_json(folder / GENERATION, settings)
+
+
 def check_free(out: Path, *, folder: bool) -> None:
     """Refuse a place that holds something else, before any work.
 
@@ -284,7 +302,8 @@ def _write(
         return
     write_model(path, config, state, tokenizer)
     if template is not None:
-        replace_text(path / TEMPLATE, template)
+        ends = Template(template, tokenizer).ends() if tokenizer else ()
+        write_chat_template(path, template, ends)
 
 
 def _read(

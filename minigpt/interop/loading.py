@@ -4,6 +4,7 @@ runs/NAME  runs/NAME/checkpoints/step-…  a Hugging Face directory  hf:OWNER/NA
 an adapter in PEFT's format, which says what model it belongs to
 """
 
+import contextlib
 import io
 import logging
 import os
@@ -164,6 +165,32 @@ def base_of(folder: Path) -> Path:
             f"{plain(base)} --to hf --out DIR"
         )
     return base
+
+
+def adapters_beside(place: Path) -> dict[str, Path]:
+    """Return by name the adapters that lie beside a model, or beside an adapter of it, and belong to that model.
+
+    One whose base cannot be found is no one's.
+    """
+    base = base_of(place) if is_adapter(place) else place
+    found = {}
+    for folder in sorted({*_folders(place.resolve().parent), *_folders(base.resolve().parent)}):
+        if is_adapter(folder):
+            with contextlib.suppress(UserError):
+                if _is_base(folder, base):
+                    found[folder.name] = folder
+    return found
+
+
+def _is_base(adapter: Path, base: Path) -> bool:
+    """Return whether an adapter names this base; nothing is fetched for that."""
+    name = base_named_in(adapter)
+    places = (expanded(name), adapter / name, cache_folder() / "models" / name.replace("/", "--"))
+    return any(os.path.exists(place) and os.path.samefile(place, base) for place in places)
+
+
+def _folders(place: Path) -> list[Path]:
+    return [path for path in place.iterdir() if path.is_dir()]
 
 
 def _load_adapter(
