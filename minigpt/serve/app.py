@@ -1,5 +1,6 @@
 """Models and settings in, the application out: routes, refusals, metrics, in one place."""
 
+import functools
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -29,6 +30,7 @@ def make_app(models: Models, settings: ServeSettings) -> FastAPI:
     app.include_router(completions.router)
     app.include_router(health)
     # The page's routers have their place here: GET /, its files below /page/, its own paths below /api/.
+    app.openapi = functools.cache(functools.partial(_described, app))  # ty: ignore[invalid-assignment]
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(UserError, on_user_error)
@@ -43,6 +45,17 @@ def make_app(models: Models, settings: ServeSettings) -> FastAPI:
         )  # fmt: skip
     app.add_middleware(Logged, log=settings.log, metrics=models.metrics)
     return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """Return the description of all paths; a body that is not what was wanted is a 400 here, and never a 422."""
+    found = FastAPI.openapi(app)
+    for methods in found["paths"].values():
+        for method in methods.values():
+            method["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        found.get("components", {}).get("schemas", {}).pop(name, None)
+    return found
 
 
 @health.get("/health")
