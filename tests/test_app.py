@@ -29,7 +29,7 @@ def fuzz(cases) -> None:
     """Send what a strategy makes; nothing may be a mistake of the server, and each refusal is told in one shape."""
 
     @settings(
-        max_examples=60, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
+        max_examples=20, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(cases)
