@@ -30,7 +30,7 @@ def make_app(models: Models, settings: ServeSettings) -> FastAPI:
     app.include_router(completions.router)
     app.include_router(health)
     # The page's routers have their place here: GET /, its files below /page/, its own paths below /api/.
-    app.openapi = functools.cache(functools.partial(_described, app))  # ty: ignore[invalid-assignment]
+    app.openapi = functools.cache(functools.partial(_described, app))
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(UserError, on_user_error)
@@ -61,9 +61,10 @@ def _described(app: FastAPI) -> dict[str, Any]:
 @health.get("/health")
 async def is_healthy(request: Request) -> JSONResponse:
     """Return whether requests are taken."""
-    is_stopping = request.app.state.is_stopping
-    said: dict[str, Any] = {"status": "stopping" if is_stopping else "ok"}
-    return JSONResponse(said, 503 if is_stopping else 200)
+    state = request.app.state
+    is_well = all(one.worker.is_alive for one in state.models)
+    said = "stopping" if state.is_stopping else "ok" if is_well else "failed"
+    return JSONResponse({"status": said}, 200 if said == "ok" else 503)
 
 
 @health.get("/metrics", response_class=PlainTextResponse)
