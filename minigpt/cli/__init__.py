@@ -1,6 +1,6 @@
 """The verbs: each parses its options, calls one function, and prints what comes back."""
 
-from minigpt.cli import bench, chatting, data, models, training, tuning, using, watching
+from minigpt.cli import bench, chatting, data, models, serving, training, tuning, using, watching
 from minigpt.cli.app import app, run
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "data",
     "models",
     "run",
+    "serving",
     "training",
     "tuning",
     "using",
