@@ -58,6 +58,8 @@ function renderLook(element, data) {
   const bits = nats => (nats / Math.LN2).toFixed(1) + "\u00a0bits";
   const named = piece => piece.replaceAll(" ", "·");
   const pieceAt = token => named(data.tokens[token].piece);
+  const quoted = token => `“${pieceAt(token)}”`;
+  const placed = token => `${quoted(token)} (${token + 1})`;
   const nameOf = head => head < 0 ? "the average of its heads" : `head ${head + 1}`;
   const rowName = row => row ? `block ${row}` : "embedding";
 
@@ -203,7 +205,7 @@ function renderLook(element, data) {
     const said = make("p", { class: "said" }), before = make("div"), after = make("div");
     shows(() => {
       const token = data.tokens[state.token], place = state.token;
-      said.textContent = `${pieceAt(place)}, token ${place + 1} of ${T}, id ${token.id}: ` + (token.loss === null
+      said.textContent = `${quoted(place)}, token ${place + 1} of ${T}, id ${token.id}: ` + (token.loss === null
         ? "the first, which nothing foretold."
         : `${percent(token.probability)}, ${bits(token.loss)}, rank ${token.rank.toLocaleString("en")} of the model's guesses.`);
       before.replaceChildren(make("h3", { text: "Foretold in its place" }), place ? foretold(last, place - 1, "loss") : bars("loss", []));
@@ -273,7 +275,7 @@ function renderLook(element, data) {
     if (head < 0) return [make("p", { text: "The average over the heads of this layer; patterns are those of single heads." })];
     const names = attention.names[layer][head];
     const name = names.map(one => attention.patterns[one]).join(", ");
-    const header = make("tr", {}, ...["attention to", "random", "here", "uniform"].map((text, place) => make("th", { text, class: place ? "number" : "" })));
+    const header = make("tr", {}, ...["attention to", "on random tokens", "here", "if uniform"].map((text, place) => make("th", { text, class: place ? "number" : "" })));
     const cell = value => make("td", { class: "number", text: value === undefined ? "–" : percent(value) });
     const rows = Object.entries(attention.patterns).map(([key, text]) => make(
       "tr", { class: names.includes(key) ? "named" : "" }, make("td", { text }),
@@ -302,8 +304,8 @@ function renderLook(element, data) {
       const at = (value, size) => Math.max(0, Math.min(T - 1, Math.floor(value / size * T)));
       const token = at(event.clientY - box.top, box.height), column = at(event.clientX - box.left, box.width);
       choose({ token });
-      under.textContent = column > token ? `${pieceAt(token)} does not see ${pieceAt(column)}, which comes later.`
-        : `${pieceAt(token)} looks at ${pieceAt(column)}: ${percent(rowOf(state.layer, state.head, token)[column])}`;
+      under.textContent = column > token ? `${placed(token)} does not see ${placed(column)}, which comes later.`
+        : `${placed(token)} looks at ${placed(column)}: ${percent(rowOf(state.layer, state.head, token)[column])}`;
     });
     let drawn = "";
     shows(() => {
@@ -313,7 +315,7 @@ function renderLook(element, data) {
       canvas.setAttribute("aria-label", `Attention map of layer ${state.layer + 1}, ${nameOf(state.head)}`);
       row.style.setProperty("--row", state.token / T);
       names.forEach((name, place) => name.classList.toggle("chosen", place === state.token));
-      under.textContent = "Each row is a token, each column a token that it looks at; the darker, the more (by the root of the weight).";
+      under.textContent = "Each row is a token, each column a token that it looks at: the stronger the colour, the more (it goes by the root of the weight).";
     });
     return make("div", {}, make("div", { class: "framed" }, make("div", { class: "rows", "aria-hidden": "true" }, ...names), frame), under);
   }
@@ -325,7 +327,7 @@ function renderLook(element, data) {
       const strongest = rowOf(state.layer, state.head, state.token)
         .map((share, column) => ({ piece: `${pieceAt(column)} (${column + 1})`, share }))
         .sort((one, other) => other.share - one.share).slice(0, 5);
-      looks.replaceChildren(make("h3", { text: `${pieceAt(state.token)} (${state.token + 1}) looks at` }), bars("attention", strongest));
+      looks.replaceChildren(make("h3", { text: `${placed(state.token)} looks at` }), bars("attention", strongest));
     });
     const naming = attention.probe
       ? `A head is named where it spends more than ${percent(attention.named_above)} of its attention on a pattern, measured on random tokens, twice over`
@@ -358,15 +360,15 @@ function renderLook(element, data) {
     )))));
     shows(() => {
       const reading = data.lens[state.lens], token = state.token;
-      const where = `${state.lens ? `After block ${state.lens}` : "Before the first block"}, at ${pieceAt(token)} (${token + 1})`;
+      const where = `${state.lens ? `After block ${state.lens}` : "Before the first block"}, at ${placed(token)}`;
       said.textContent = token + 1 < T
-        ? `${where}: what came, ${pieceAt(token + 1)}, has ${percent(Math.exp(-reading.loss[token]))} and rank ${reading.rank[token].toLocaleString("en")}.`
+        ? `${where}: what came, ${quoted(token + 1)}, has ${percent(Math.exp(-reading.loss[token]))} and rank ${reading.rank[token].toLocaleString("en")}.`
         : `${where}: what comes is not known.`;
       shares.replaceChildren(foretold(reading, token, "attention"));
       mark(token, state.lens);
     });
     section("Logit lens", "What the model would foretell if it ended after each block: its last norm and head on the stream there. The last row is the "
-      + "model itself. The darker, the likelier; underlined where it is the token that came.",
+      + "model itself. The stronger the colour, the likelier; underlined where it is the token that came.",
     scrolled("Logit lens", table), said, make("div", { class: "pair" }, shares));
   }
 
@@ -395,11 +397,11 @@ function renderLook(element, data) {
     draw();
     shows(() => {
       const stream = data.norms.stream.map(row => row[state.token]);
-      said.textContent = `${pieceAt(state.token)} (${state.token + 1}): the stream goes from ${short(stream[0])} to ${short(stream[L])}.`;
+      said.textContent = `${placed(state.token)}: the stream goes from ${short(stream[0])} to ${short(stream[L])}.`;
       mark(state.token);
     });
     section("Norms of the residual stream", "How long the stream is at each token, before the first block and after each, and what attention and MLP add to it. "
-      + "The darker, the longer, on a log scale.",
+      + "The stronger the colour, the longer, on a log scale.",
     make("fieldset", { class: "choice", "aria-label": "Norms of" }, ...options), place, said);
   }
 
@@ -453,7 +455,7 @@ function renderLook(element, data) {
   function drawVectors() {
     const planes = [["Queries (circles) and keys (squares)", ["query", "key"], "explained"], ["Values", ["value"], "value_explained"]];
     const figures = planes.map(([title, clouds, share]) => {
-      const svg = shape("svg", { class: "plane", viewBox: `0 0 ${SIZE} ${SIZE}`, role: "img" }), words = make("span");
+      const svg = shape("svg", { class: "plane", viewBox: `0 0 ${SIZE} ${SIZE}`, role: "img" }), words = make("small", { class: "soft" });
       svg.addEventListener("pointerover", event => {
         const found = event.target.closest("[data-token]");
         if (found) choose({ token: Number(found.dataset.token) });
