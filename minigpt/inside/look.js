@@ -330,7 +330,7 @@ function renderLook(element, data) {
       looks.replaceChildren(make("h3", { text: `${placed(state.token)} looks at` }), bars("attention", strongest));
     });
     const naming = attention.probe
-      ? `A head is named where it spends more than ${percent(attention.named_above)} of its attention on a pattern, measured on random tokens, twice over`
+      ? "A head is named where more than half of what uniform attention would spend elsewhere goes to one pattern, on random tokens, twice over"
       : "No head is named: there is no room for the random tokens that this is measured on";
     section("Attention", `All heads, a row for each layer; choose one to enlarge it. ${naming}; under the others stands the entropy of their rows.`,
       scrolled("All heads", overview(canvases)), headChooser(),
