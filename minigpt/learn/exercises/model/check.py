@@ -42,14 +42,6 @@ def parameters(module):
 
 
 @check()
-def tied_for_good(module):
-    """a step of training moves embedding and head together"""
-    model = _gpt(module, 1)
-    model.head.weight.data.add_(1.0)
-    return torch.equal(model.head.weight, model.embedding.weight)
-
-
-@check()
 def logits(module):
     """the logits for given weights"""
     model = filled(_gpt(module))
@@ -136,8 +128,8 @@ MISTAKES = [
         "copied",
         """The head begins with a copy of the embedding, and after the first step they differ. Tied means one parameter, not
         two with the same numbers.""",
-        {"self.head.weight = self.embedding.weight": "self.head.weight.data = self.embedding.weight.data.clone()"},
-        {"self.head.weight = self.embedding.weight": "self.head.weight = nn.Parameter(self.embedding.weight.detach().clone())"},
+        {"        self.head.weight = self.embedding.weight\n": "", "std=0.02)": "std=0.02)\n        self.head.weight = nn.Parameter(self.embedding.weight.detach().clone())"},
+        {"        self.head.weight = self.embedding.weight\n": "", "std=0.02)": "std=0.02)\n        self.head.weight.data.copy_(self.embedding.weight)"},
     ),
     Mistake(
         "hidden blocks",

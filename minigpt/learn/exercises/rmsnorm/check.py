@@ -73,7 +73,6 @@ MISTAKES = [
         "eps outside",
         """eps is added after the root. It stands inside, beside the mean square.""",
         {" + eps).sqrt()": ").sqrt() + eps"},
-        {" + eps).sqrt()": ").sqrt().clamp(min=eps)"},
     ),
     Mistake(
         "no eps",
