@@ -1,15 +1,13 @@
 """Each exercise is proven: the solution passes, each known mistake made in it is told by its hint, alone."""
 
-import ast
-import re
 from pathlib import Path
 
 import pytest
 
 import minigpt
 from minigpt.learn.judge import judge
-from minigpt.learn.path import EXERCISES, find
-from minigpt.learn.versions import rivals, rules_of, solution
+from minigpt.learn.path import EXERCISES
+from minigpt.learn.versions import rivals
 
 ROOT = Path(minigpt.__file__).parent.parent
 EVERY = [pytest.param(exercise, id=exercise.name) for exercise in EXERCISES]

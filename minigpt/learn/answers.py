@@ -41,9 +41,9 @@ def difference(expected: Any, received: Any, within: float) -> Difference | None
     if isinstance(expected, list | tuple):
         return _of_lists(expected, received, within)
     if isinstance(expected, int | float) and isinstance(received, int | float):
-        if expected == received or _close(torch.tensor(float(expected)), torch.tensor(float(received)), within).all():
+        if expected == received or abs(expected - received) <= within * (1 + abs(expected)):
             return None
-        return Difference(_figure(expected), _figure(received), _relation(torch.tensor([float(expected)]), torch.tensor([float(received)])))  # fmt: skip
+        return Difference(_figure(expected), _figure(received))
     if type(expected) is type(received) and expected == received:
         return None
     return Difference(in_short(expected), in_short(received))
@@ -76,7 +76,9 @@ def _of_tensors(expected: Tensor, received: Any, within: float) -> Difference | 
         shown = [_shown(expected), _shown(received)]
     else:
         at = "".join(f"{i}, " for i in place[:-1])
-        shown = [f"[{at}:] = {_shown(x[tuple(place[:-1])], place[-1])}" for x in (expected, received)]
+        shown = [
+            f"[{at}:] = {_shown(x[tuple(place[:-1])], place[-1])}" for x in (expected, received)
+        ]
         remark += f", the first at {place}"
     relation = _relation(expected, received)
     return Difference(shown[0], shown[1], f"{remark}; {relation}" if relation else remark)
@@ -88,7 +90,11 @@ def _of_dicts(expected: dict, received: Any, within: float) -> Difference | None
     if expected.keys() != received.keys():
         missing = [key for key in expected if key not in received]
         more = [key for key in received if key not in expected]
-        says = [f"{word} {', '.join(map(str, keys))}" for word, keys in (("without", missing), ("with", more)) if keys]
+        says = [
+            f"{word} {', '.join(map(str, keys))}"
+            for word, keys in (("without", missing), ("with", more))
+            if keys
+        ]
         return Difference(", ".join(map(str, expected)), " and ".join(says))
     for key, value in expected.items():
         if found := difference(value, received[key], within):
@@ -105,7 +111,8 @@ def _of_lists(expected: list | tuple, received: Any, within: float) -> Differenc
     if found is None and len(expected) == len(received):
         return None
     if simple or found is None:
-        return Difference(in_short(expected), in_short(received), "" if found else f"{len(expected)} were wanted, {len(received)} came")  # fmt: skip
+        remark = "" if found else f"{len(expected)} were wanted, {len(received)} came"
+        return Difference(in_short(expected), in_short(received), remark)
     return found
 
 
@@ -126,7 +133,7 @@ RELATIONS: list[tuple[str, Callable[[Tensor, Tensor], bool]]] = [
     ("it holds NaN, which is what 0/0 and inf - inf give", lambda e, r: bool(r.isnan().any() and not e.isnan().any())),
     ("it holds infinite numbers", lambda e, r: bool(r.isinf().any() and not e.isinf().any())),
     ("each has the wrong sign", lambda e, r: _all_close(-e, r)),
-    ("the last two dimensions are exchanged", lambda e, r: e.dim() > 1 and e.mT.shape == r.shape and _all_close(e.mT, r)),
+    ("the last two dimensions are exchanged", lambda e, r: _are_transposed(e, r)),
     ("the numbers are right and stand in another order", lambda e, r: e.numel() > 1 and _all_close(_sorted(e), _sorted(r))),
     ("all are zero", lambda e, r: bool((r == 0).all())),
 ]  # fmt: skip
@@ -147,6 +154,10 @@ def _relation(expected: Tensor, received: Tensor) -> str:
 
 def _all_close(one: Tensor, other: Tensor) -> bool:
     return bool(_close(one, other, 1e-4).all())
+
+
+def _are_transposed(one: Tensor, other: Tensor) -> bool:
+    return one.dim() > 1 and one.mT.shape == other.shape and _all_close(one.mT, other)
 
 
 def _sorted(x: Tensor) -> Tensor:
@@ -181,9 +192,12 @@ def in_short(value: Any) -> str:
         return _figure(value)
     if isinstance(value, list | tuple):
         opening, closing = "()" if isinstance(value, tuple) else "[]"
-        return _cut(opening + ", ".join(in_short(part) for part in value[:40]) + ("…" if len(value) > 40 else "") + closing)  # fmt: skip
+        inner = ", ".join([*map(in_short, value[:40]), *["…"] * (len(value) > 40)])
+        return _cut(f"{opening}{inner}{closing}")
     if isinstance(value, dict):
-        return _cut("{" + ", ".join(f"{in_short(k)}: {in_short(v)}" for k, v in value.items()) + "}")
+        return _cut(
+            "{" + ", ".join(f"{in_short(k)}: {in_short(v)}" for k, v in value.items()) + "}"
+        )
     if value is None or isinstance(value, bool | int | str | bytes):
         return _cut(repr(value))
     return f"{'an' if type(value).__name__[0] in 'AEIOU' else 'a'} {type(value).__name__}"

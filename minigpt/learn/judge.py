@@ -7,8 +7,7 @@ do, by those that agree with the attempt in the other checks as well. What no mi
 
 import functools
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 from minigpt.learn.answers import difference
@@ -16,49 +15,23 @@ from minigpt.learn.outcome import Answer, Failure, Outcome, look_at
 from minigpt.learn.pair import look_together
 from minigpt.learn.path import Exercise
 from minigpt.learn.rules import Check
+from minigpt.learn.verdict import Verdict
 from minigpt.learn.versions import Rival, Version, rivals, rivals_of_two, rules_of, solution
 
 SECONDS = 20.0  # that an attempt may take in one check
 WAIT = 300.0  # that the solution may take: it is ours, and torch may take long to start
-LONGER, SHORTEST = 10, 0.5  # a rival may take so many times as long as the solution, and so many seconds at least
-UNEXPLAINED = ("syntax", "missing", "unwritten", "signature", "endless")  # they say all there is to say
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What there is to say of an attempt.
-
-    Attributes:
-        held: the properties that hold, up to the first that does not.
-        open: the first that does not, or nothing: passed.
-        checks: how many there are in all.
-        hints: names of the mistakes made, or the kind of failure.
-        advice: what a teacher would say to each.
-        call: how the attempt was called.
-        expected, received: what should have come back and what did.
-        remark: what can be said of it as a whole.
-        lines: of the learner's file.
-    """
-
-    held: tuple[str, ...] = ()
-    open: str = ""
-    checks: int = 0
-    hints: tuple[str, ...] = ()
-    advice: tuple[str, ...] = ()
-    call: str = ""
-    expected: str = ""
-    received: str = ""
-    remark: str = ""
-    lines: tuple[str, ...] = field(default=())
-
-    @property
-    def passed(self) -> bool:
-        """Whether all properties hold."""
-        return not self.open
-
-    def facts(self) -> dict[str, Any]:
-        """Return all of it by name."""
-        return {"passed": self.passed} | asdict(self)
+PATIENCE = 20.0  # for how long two mistakes together are tried
+LONGER, SHORTEST = (
+    10,
+    0.5,
+)  # a rival may take so many times as long as the solution, and so many seconds at least
+UNEXPLAINED = (
+    "syntax",
+    "missing",
+    "unwritten",
+    "signature",
+    "endless",
+)  # they say all there is to say
 
 
 def judge(
@@ -67,7 +40,7 @@ def judge(
     file: str = "<attempt>",
     *,
     seconds: float = SECONDS,
-    doing: Callable[[str], None] = lambda _: None,
+    doing: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> Verdict:
     """Return the verdict.
 
@@ -76,15 +49,17 @@ def judge(
         source: of the attempt.
         file: where it stands.
         seconds: that it may take in one check.
-        doing: hears of each check before it begins.
+        doing: hears of each check of the attempt when it begins, and when it has ended.
     """
     checks, _ = rules_of(exercise)
     attempt = Version(source, file)
     held = []
     for number, check in enumerate(checks):
-        doing(check.title)
         right, _ = right_answer(exercise, number)
+        note = {"title": check.title, "held": held, "checks": len(checks)}
+        doing(note | {"began": time.time()})
         found = _outcome(exercise, number, attempt, seconds)
+        doing(note | {"began": None})
         if not _same(right, found, check):
             said = {"held": tuple(held), "open": check.title, "checks": len(checks)}
             return _explained(exercise, number, attempt, right, found, said)
@@ -93,7 +68,12 @@ def judge(
 
 
 def _explained(
-    exercise: Exercise, number: int, attempt: Version, right: Answer, found: Outcome, said: dict[str, Any]
+    exercise: Exercise,
+    number: int,
+    attempt: Version,
+    right: Answer,
+    found: Outcome,
+    said: dict[str, Any],
 ) -> Verdict:
     said["call"] = found.call
     if isinstance(found, Failure):
@@ -101,7 +81,11 @@ def _explained(
     else:
         differs = difference(right.value, found.value, rules_of(exercise)[0][number].within)
         assert differs is not None
-        said |= {"expected": differs.expected, "received": differs.received, "remark": differs.remark}
+        said |= {
+            "expected": differs.expected,
+            "received": differs.received,
+            "remark": differs.remark,
+        }
     if isinstance(found, Failure) and found.kind in UNEXPLAINED:
         return Verdict(**said)
     made = _made(exercise, number, attempt, found)
@@ -112,24 +96,36 @@ def _explained(
 
 
 def _made(exercise: Exercise, number: int, attempt: Version, found: Outcome) -> Rival | None:
-    """Return the mistakes that give what the attempt gave, if there are such."""
+    """Return the mistakes that give what the attempt gave, one or two of them, if there are such."""
     checks, _ = rules_of(exercise)
-    if checks[number].processes > 1:
-        every: Iterable[tuple[Rival, ...]] = [rivals(exercise)]
-    else:
-        every = (some(exercise) for some in (rivals, rivals_of_two))
-    for some in every:
-        alike = [r for r in some if _same(found, wrong_answer(exercise, number, r), checks[number])]
+    until = time.monotonic() + PATIENCE
+    for some in (rivals, rivals_of_two):
+        alike = [
+            rival
+            for rival in some(exercise)
+            if (some is rivals or time.monotonic() < until)
+            and _same(found, wrong_answer(exercise, number, rival), checks[number])
+        ]
         if len({r.mistakes for r in alike}) > 1:
-            others = [(n, _outcome(exercise, n, attempt, 1.0)) for n in range(len(checks)) if n != number and checks[n].processes == 1]  # fmt: skip
-            alike.sort(
-                key=lambda r: -sum(
-                    _same(other, wrong_answer(exercise, n, r), checks[n]) for n, other in others
-                )
-            )
+            alike.sort(key=lambda rival: -_agreeing(exercise, number, attempt, rival))
         if alike:
             return alike[0]
     return None
+
+
+def _agreeing(exercise: Exercise, number: int, attempt: Version, rival: Rival) -> int:
+    """Return in how many of the other checks the attempt gives what a rival gives."""
+    return sum(
+        _same(_elsewhere(exercise, n, attempt), wrong_answer(exercise, n, rival), check)
+        for n, check in enumerate(rules_of(exercise)[0])
+        if n != number
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def _elsewhere(exercise: Exercise, number: int, attempt: Version) -> Outcome:
+    _, seconds = right_answer(exercise, number)
+    return _outcome(exercise, number, attempt, max(SHORTEST, LONGER * seconds))
 
 
 def _same(one: Outcome, other: Outcome, check: Check) -> bool:

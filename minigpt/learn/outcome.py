@@ -93,7 +93,7 @@ def look_at(check: Check, version: Version, seconds: float) -> Outcome:
         return stopped.failure
     except TimeUpError as error:
         call = glass.last_call if glass else ""
-        return Failure("endless", f"it comes to no end", call, _lines(error, version.file))
+        return Failure("endless", "it comes to no end", call, _lines(error, version.file))
     except Exception as error:
         # The check could not go on with what it was given.
         call, returned = (glass.last_call, glass.last_returned) if glass else ("", None)
@@ -116,7 +116,9 @@ class Glass:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._module, name, None)
         if found is None:
-            raise Stopped(Failure("missing", f"the file has no {name}; it was there in the file to fill"))
+            raise Stopped(
+                Failure("missing", f"the file has no {name}; it was there in the file to fill")
+            )
         return self._seen(found, name) if callable(found) else found
 
     def _seen(self, function: Callable, name: str) -> Callable:
@@ -137,7 +139,9 @@ class Glass:
             finally:
                 self._inside = False
             if not _alike(before, _snapshot((args, kwargs))):
-                what = f"{name} changes what it is given; whoever calls it still needs that as it was"
+                what = (
+                    f"{name} changes what it is given; whoever calls it still needs that as it was"
+                )
                 raise Stopped(Failure("changed", what, self.last_call))
             self.last_returned = returned
             if inspect.isclass(function):
@@ -151,7 +155,9 @@ class Glass:
         try:
             bound = inspect.signature(function).bind(*args, **kwargs).arguments.items()
         except TypeError as error:
-            given = ", ".join([*map(in_short, args), *(f"{k}={in_short(v)}" for k, v in kwargs.items())])
+            given = ", ".join(
+                [*map(in_short, args), *(f"{k}={in_short(v)}" for k, v in kwargs.items())]
+            )
             what = f"{name} takes other arguments than in the file to fill: {error}"
             raise Stopped(Failure("signature", what, f"{name}({given})")) from None
         self.last_call = f"{name}({', '.join(f'{k}={in_short(v)}' for k, v in bound)})"
@@ -176,7 +182,9 @@ def _loaded(version: Version) -> types.ModuleType:
         line = getattr(error, "lineno", None)
         text = (getattr(error, "text", None) or "").strip()
         where = (f"line {line}: {text}",) if line else ()
-        failure = Failure("syntax", f"the file is no Python: {getattr(error, 'msg', error)}", "", where)
+        failure = Failure(
+            "syntax", f"the file is no Python: {getattr(error, 'msg', error)}", "", where
+        )
         raise Stopped(failure) from None
     except TimeUpError:
         raise
@@ -260,7 +268,9 @@ def _snapshot(value: Any) -> Any:
 
 def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor):
-        return one.shape == other.shape and torch.equal(torch.nan_to_num(one), torch.nan_to_num(other))
+        return one.shape == other.shape and torch.equal(
+            torch.nan_to_num(one), torch.nan_to_num(other)
+        )
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
     if isinstance(one, list):

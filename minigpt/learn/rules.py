@@ -31,12 +31,10 @@ class Check:
     @property
     def title(self) -> str:
         """The property in words: the first line of the docstring."""
-        return (self.look.__doc__ or self.look.__name__).partition("\n")[0]
+        return (self.look.__doc__ or "").partition("\n")[0]
 
 
-def check(
-    *, within: float = 1e-4, processes: int = 1
-) -> Callable[[Callable[[Any], Any]], Check]:
+def check(*, within: float = 1e-4, processes: int = 1) -> Callable[[Callable[[Any], Any]], Check]:
     """Make a check of a function: a decorator."""
     return lambda look: Check(look, within, processes)
 

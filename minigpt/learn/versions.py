@@ -85,7 +85,9 @@ def rivals_of_two(exercise: Exercise) -> tuple[Rival, ...]:
 def _with(exercise: Exercise, replaced: dict[str, str], name: str) -> Version:
     source = exercise.solution
     for old, new in replaced.items():
-        assert exercise.solution.count(old) == 1, f"{exercise.name}, {name}: {old!r} stands not once"
+        assert exercise.solution.count(old) == 1, (
+            f"{exercise.name}, {name}: {old!r} stands not once"
+        )
         source = source.replace(old, new)
     return Version(source, f"<{exercise.name} with {name}>")
 

@@ -6,7 +6,9 @@ from torch import nn
 from minigpt.learn.rules import Mistake, check, filled
 
 INPUTS = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0], [1, 1, 0, 2], [2, 3, 3, 1]])
-TARGETS = torch.tensor([[1, 2, 3, 0], [-100, -100, -100, 2], [-100, 0, 2, 2], [-100, -100, -100, -100]])
+TARGETS = torch.tensor(
+    [[1, 2, 3, 0], [-100, -100, -100, 2], [-100, 0, 2, 2], [-100, -100, -100, -100]]
+)
 
 
 def _pieces(*rows):
@@ -22,7 +24,10 @@ def _found(module, *rows, model=None):
 @check()
 def counted(module):
     """the targets that count, of all pieces"""
-    return [module.count_targets(_pieces(*rows)) for rows in (([0],), ([1], [2]), ([3],), ([0, 1], [2, 3]))]
+    return [
+        module.count_targets(_pieces(*rows))
+        for rows in (([0],), ([1], [2]), ([3],), ([0, 1], [2, 3]))
+    ]
 
 
 @check()
@@ -73,14 +78,30 @@ MISTAKES = [
         "mean of means",
         """The mean is taken in each piece, and then of the pieces, so a target in a piece with few of them weighs more. Add up the
         losses of all pieces, and divide by the targets of all.""",
-        {', reduction="sum")': ")", "(loss / counted).backward()": "(loss / len(batches)).backward()", "return total / counted": "return total / len(batches)"},
-        {', reduction="sum")': ")", "(loss / counted).backward()": "(loss / len(batches)).backward()", "total += loss.item()": "total += loss.item() * int((targets != IGNORED).sum())"},
+        {
+            ', reduction="sum")': ")",
+            "(loss / counted).backward()": "(loss / len(batches)).backward()",
+            "return total / counted": "return total / len(batches)",
+        },
+        {
+            ', reduction="sum")': ")",
+            "(loss / counted).backward()": "(loss / len(batches)).backward()",
+            "total += loss.item()": "total += loss.item() * int((targets != IGNORED).sum())",
+        },
     ),
     Mistake(
         "means added up",
         """The mean of each piece is added up and never divided: the gradient grows with the number of pieces.""",
-        {', reduction="sum")': ")", "(loss / counted).backward()": "loss.backward()", "return total / counted": "return total / len(batches)"},
-        {', reduction="sum")': ")", "(loss / counted).backward()": "loss.backward()", "return total / counted": "return total"},
+        {
+            ', reduction="sum")': ")",
+            "(loss / counted).backward()": "loss.backward()",
+            "return total / counted": "return total / len(batches)",
+        },
+        {
+            ', reduction="sum")': ")",
+            "(loss / counted).backward()": "loss.backward()",
+            "return total / counted": "return total",
+        },
     ),
     Mistake(
         "never divided",
@@ -95,7 +116,9 @@ MISTAKES = [
     Mistake(
         "divided by its own",
         """Each piece is divided by its own number of targets. Count those of all pieces first.""",
-        {"(loss / counted).backward()": "(loss / max(1, int((targets != IGNORED).sum()))).backward()"},
+        {
+            "(loss / counted).backward()": "(loss / max(1, int((targets != IGNORED).sum()))).backward()"
+        },
     ),
     Mistake(
         "everything counted",
@@ -110,7 +133,10 @@ MISTAKES = [
     Mistake(
         "last piece alone",
         """Gradients are cleared in each piece, so only the last one is left. Clear them once, before the first.""",
-        {"    model.zero_grad()\n": "", "        logits = model(inputs)": "        model.zero_grad()\n        logits = model(inputs)"},
+        {
+            "    model.zero_grad()\n": "",
+            "        logits = model(inputs)": "        model.zero_grad()\n        logits = model(inputs)",
+        },
     ),
     Mistake(
         "not cleared",
@@ -126,8 +152,9 @@ MISTAKES = [
         "one backward at the end",
         """All losses are added up, and there is one backward at the end: all graphs are kept until then, and nothing is saved.
         Go backward in each piece.""",
-        {"        (loss / counted).backward()\n        total += loss.item()\n    return total / counted":
-         "        total = total + loss / counted\n    total.backward()\n    return total.item()"},
+        {
+            "        (loss / counted).backward()\n        total += loss.item()\n    return total / counted": "        total = total + loss / counted\n    total.backward()\n    return total.item()"
+        },
     ),
     Mistake(
         "loss of the last piece",

@@ -87,7 +87,10 @@ MISTAKES = [
     Mistake(
         "mask after softmax",
         """Weights are set to 0 after the softmax, so what is left no longer adds up to 1. Hide the scores before it.""",
-        {"if mask is not None": "if False", "softmax(dim=-1)": "softmax(dim=-1) * (1 if mask is None else mask)"},
+        {
+            "if mask is not None": "if False",
+            "softmax(dim=-1)": "softmax(dim=-1) * (1 if mask is None else mask)",
+        },
     ),
     Mistake(
         "overflow",

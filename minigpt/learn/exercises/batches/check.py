@@ -10,7 +10,10 @@ IDS = torch.arange(100, 153)  # 53 ids: with T = 4 there are 13 windows
 
 
 def _starts(module, steps, seed=1, batch_size=2):
-    batches = [module.batch_at(IDS, step, block_size=4, batch_size=batch_size, seed=seed)[0] for step in steps]
+    batches = [
+        module.batch_at(IDS, step, block_size=4, batch_size=batch_size, seed=seed)[0]
+        for step in steps
+    ]
     return [int(start) - 100 for batch in batches for start in batch[:, 0]]
 
 
@@ -50,8 +53,12 @@ def orders_differ(module):
         "an epoch again": "the same" if len(set(orders[1, 0])) == 1 else "another order",
         "other epochs": "the same" if orders[1, 0][0] == orders[1, 1][0] else "another order",
         "other seeds": "the same" if orders[1, 0][0] == orders[2, 0][0] else "another order",
-        "the first epoch": "sorted" if list(orders[1, 0][0]) == sorted(orders[1, 0][0]) else "shuffled",
-        "seed 1, epoch 1 and seed 2, epoch 0": "the same" if orders[1, 1][0] == orders[2, 0][0] else "another order",
+        "the first epoch": "sorted"
+        if list(orders[1, 0][0]) == sorted(orders[1, 0][0])
+        else "shuffled",
+        "seed 1, epoch 1 and seed 2, epoch 0": "the same"
+        if orders[1, 1][0] == orders[2, 0][0]
+        else "another order",
     }
 
 
@@ -60,7 +67,11 @@ def shapes(module):
     """a batch is (B, T) int64, targets moved by one"""
     inputs, targets = module.batch_at(IDS, 3, block_size=4, batch_size=2, seed=0)
     moved = [int(x) for x in (targets - inputs).flatten()]
-    return {"shapes": [list(inputs.shape), list(targets.shape)], "dtype": str(inputs.dtype), "target - input": moved}
+    return {
+        "shapes": [list(inputs.shape), list(targets.shape)],
+        "dtype": str(inputs.dtype),
+        "target - input": moved,
+    }
 
 
 @check()
@@ -74,7 +85,11 @@ def each_once(module):
 @check()
 def by_step_alone(module):
     """the batch of a step is the same whatever was asked for before"""
-    return "the same" if _starts(module, [5, 0, 5])[:2] == _starts(module, [0, 1, 5])[4:] else "different"
+    return (
+        "the same"
+        if _starts(module, [5, 0, 5])[:2] == _starts(module, [0, 1, 5])[4:]
+        else "different"
+    )
 
 
 MISTAKES = [
@@ -88,7 +103,9 @@ MISTAKES = [
     Mistake(
         "shifted by two",
         """An id lies between an input and its target. The target is the very next id.""",
-        {"piece = ids[start : start + block_size + 1]\n    return piece[:-1], piece[1:]": "piece = ids[start : start + block_size + 2]\n    return piece[:-2], piece[2:]"},
+        {
+            "piece = ids[start : start + block_size + 1]\n    return piece[:-1], piece[1:]": "piece = ids[start : start + block_size + 2]\n    return piece[:-2], piece[2:]"
+        },
     ),
     Mistake(
         "shifted the wrong way",
@@ -126,7 +143,9 @@ MISTAKES = [
         "drawn with replacement",
         """Windows are drawn one by one, so that in an epoch a third is never seen and others are seen twice. Shuffle their
         numbers instead.""",
-        {"random.Random(f\"{seed}/{epoch}\").shuffle(order)": "order = random.Random(f\"{seed}/{epoch}\").choices(order, k=windows)"},
+        {
+            'random.Random(f"{seed}/{epoch}").shuffle(order)': 'order = random.Random(f"{seed}/{epoch}").choices(order, k=windows)'
+        },
     ),
     Mistake(
         "every epoch alike",
@@ -148,7 +167,9 @@ MISTAKES = [
         """The order depends on the global random state, so a run that goes on after a kill has other batches than it would have
         had. Use a generator of its own, seeded with (seed, epoch).""",
         {'random.Random(f"{seed}/{epoch}").shuffle(order)': "random.shuffle(order)"},
-        {'random.Random(f"{seed}/{epoch}").shuffle(order)': "order = torch.randperm(windows).tolist()"},
+        {
+            'random.Random(f"{seed}/{epoch}").shuffle(order)': "order = torch.randperm(windows).tolist()"
+        },
     ),
     Mistake(
         "not shuffled",
@@ -164,11 +185,15 @@ MISTAKES = [
         "epochs forgotten",
         """Every epoch in batch_at is epoch 0. Divide the place by the number of windows: the quotient is the epoch, the rest
         the place in it.""",
-        {"epoch, inside = divmod(place, windows)": "epoch, inside = divmod(place, windows)[0] * 0, place % windows"},
+        {
+            "epoch, inside = divmod(place, windows)": "epoch, inside = divmod(place, windows)[0] * 0, place % windows"
+        },
     ),
     Mistake(
         "end of the epoch dropped",
         """The windows at the end of an epoch that do not fill a batch are left out. Places go on into the next epoch.""",
-        {"epoch, inside = divmod(place, windows)": "epoch, inside = divmod(place, windows // batch_size * batch_size)"},
+        {
+            "epoch, inside = divmod(place, windows)": "epoch, inside = divmod(place, windows // batch_size * batch_size)"
+        },
     ),
 ]

@@ -72,7 +72,9 @@ def reports_what_is_held_out(module):
     cut = len(ids) * 9 // 10
     parts = {"the last tenth": ids[cut:], "the training part": ids[:cut], "all of the text": ids}
     near = {name: abs(float(reported) - _true_loss(model, part)) for name, part in parts.items()}
-    which = next((f"the loss on {name}" for name, off in near.items() if off < 0.01), "another number")
+    which = next(
+        (f"the loss on {name}" for name, off in near.items() if off < 0.01), "another number"
+    )
     knows = "knows it" if _true_loss(model, ids[cut:]) < 3.0 else "does not know it"
     return f"{which}, by a model that {knows}"
 
@@ -113,8 +115,12 @@ MISTAKES = [
         "softmax twice",
         """F.cross_entropy is given probabilities. It takes logits and does the softmax itself; done twice, no loss gets
         near 0.""",
-        {"F.cross_entropy(model(inputs), targets)": "F.cross_entropy(model(inputs).softmax(-1), targets)"},
-        {"return self.output(self.embedding(ids).tanh())": "return self.output(self.embedding(ids).tanh()).softmax(-1)"},
+        {
+            "F.cross_entropy(model(inputs), targets)": "F.cross_entropy(model(inputs).softmax(-1), targets)"
+        },
+        {
+            "return self.output(self.embedding(ids).tanh())": "return self.output(self.embedding(ids).tanh()).softmax(-1)"
+        },
     ),
     Mistake(
         "sum",
@@ -136,9 +142,13 @@ MISTAKES = [
         "no step",
         """The weights hardly move. Each step needs zero_grad, backward, and optimizer.step(), in this order.""",
         {"        optimizer.step()\n": ""},
-        {"        step_loss.backward()\n        optimizer.step()": "        optimizer.step()\n        step_loss.backward()",
-         "        optimizer.zero_grad()\n": "        optimizer.zero_grad()\n        optimizer.zero_grad()\n"},
-        {"        optimizer.zero_grad()\n        step_loss.backward()": "        step_loss.backward()\n        optimizer.zero_grad()"},
+        {
+            "        step_loss.backward()\n        optimizer.step()": "        optimizer.step()\n        step_loss.backward()",
+            "        optimizer.zero_grad()\n": "        optimizer.zero_grad()\n        optimizer.zero_grad()\n",
+        },
+        {
+            "        optimizer.zero_grad()\n        step_loss.backward()": "        step_loss.backward()\n        optimizer.zero_grad()"
+        },
     ),
     Mistake(
         "training loss reported",
@@ -156,6 +166,8 @@ MISTAKES = [
     Mistake(
         "the first tenth held out",
         """It is the first tenth that is held out, not the last.""",
-        {"train, held_out = ids[:cut], ids[cut:]": "train, held_out = ids[len(ids) - cut:], ids[:len(ids) - cut]"},
+        {
+            "train, held_out = ids[:cut], ids[cut:]": "train, held_out = ids[len(ids) - cut:], ids[:len(ids) - cut]"
+        },
     ),
 ]

@@ -20,7 +20,13 @@ def pairs(module):
 @check()
 def joined(module):
     """pairs are joined from the left"""
-    cases = [((1, 2, 3, 1, 2), (1, 2)), ((1, 1, 1), (1, 1)), ((1, 1, 1, 1), (1, 1)), ((2, 1), (1, 2)), ((1,), (1, 2))]
+    cases = [
+        ((1, 2, 3, 1, 2), (1, 2)),
+        ((1, 1, 1), (1, 1)),
+        ((1, 1, 1, 1), (1, 1)),
+        ((2, 1), (1, 2)),
+        ((1,), (1, 2)),
+    ]
     return [list(module.join(ids, pair, 9)) for ids, pair in cases]
 
 
@@ -53,7 +59,16 @@ def encoded(module):
 @check()
 def encoded_as_trained(module):
     """words are encoded with merges of merges"""
-    merges = [(101, 114), (119, 256), (101, 115), (258, 116), (108, 111), (260, 257), (97, 97), (262, 262)]
+    merges = [
+        (101, 114),
+        (119, 256),
+        (101, 115),
+        (258, 116),
+        (108, 111),
+        (260, 257),
+        (97, 97),
+        (262, 262),
+    ]
     return [module.encode(word, merges) for word in ("lower", "lowest", "newer", "aaaaa", "wé")]
 
 
@@ -61,7 +76,14 @@ def encoded_as_trained(module):
 def decoded(module):
     """ids become text, with the letters that are in several tokens"""
     merges = [(101, 114), (0xC3, 0xA9), (119, 256)]
-    texts = ([258], [99, 97, 102, 257], [99, 97, 102, 0xC3, 0xA9], [0xF0, 0x9F, 0xA6, 0x8A], [97, 0xC3], [])
+    texts = (
+        [258],
+        [99, 97, 102, 257],
+        [99, 97, 102, 0xC3, 0xA9],
+        [0xF0, 0x9F, 0xA6, 0x8A],
+        [97, 0xC3],
+        [],
+    )
     return [module.decode(ids, merges) for ids in texts]
 
 
@@ -86,13 +108,18 @@ MISTAKES = [
     Mistake(
         "from the right",
         """Pairs are joined from the right. From the left it is: 1 1 1 becomes (1 1) 1.""",
-        {"ids[i : i + 2] == pair": "ids[::-1][i : i + 2] == pair[::-1]", "new_id if found else ids[i]": "new_id if found else ids[::-1][i]",
-         "return tuple(joined)": "return tuple(joined[::-1])"},
+        {
+            "ids[i : i + 2] == pair": "ids[::-1][i : i + 2] == pair[::-1]",
+            "new_id if found else ids[i]": "new_id if found else ids[::-1][i]",
+            "return tuple(joined)": "return tuple(joined[::-1])",
+        },
     ),
     Mistake(
         "only the first",
         """Only the first occurrence of the pair is joined. All are.""",
-        {"found = ids[i : i + 2] == pair": "found = ids[i : i + 2] == pair and new_id not in joined"},
+        {
+            "found = ids[i : i + 2] == pair": "found = ids[i : i + 2] == pair and new_id not in joined"
+        },
     ),
     Mistake(
         "order of a pair",
@@ -109,7 +136,9 @@ MISTAKES = [
         "ties the other way",
         """Of equally common pairs the one with the larger ids is learnt first; max over (count, pair) does that. Take the
         one with the smaller ids.""",
-        {"min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)": "max(pairs, key=lambda pair: (pairs[pair], pair), default=None)"},
+        {
+            "min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)": "max(pairs, key=lambda pair: (pairs[pair], pair), default=None)"
+        },
     ),
     Mistake(
         "pairs that occur once",
@@ -143,7 +172,9 @@ MISTAKES = [
     Mistake(
         "one round",
         """Encoding stops after one merge. What a merge has made may be half of another: go on until no pair is a merge.""",
-        {"        ids = join(ids, first, 256 + rank[first])": "        ids = join(ids, first, 256 + rank[first])\n        break"},
+        {
+            "        ids = join(ids, first, 256 + rank[first])": "        ids = join(ids, first, 256 + rank[first])\n        break"
+        },
     ),
     Mistake(
         "code points for bytes",
@@ -154,7 +185,9 @@ MISTAKES = [
         "decoded piece by piece",
         """Each token is turned into text on its own, and a letter that lies in two tokens breaks into U+FFFD. Put all bytes
         together first, and decode once.""",
-        {'b"".join(pieces[i] for i in ids).decode(errors="replace")': '"".join(pieces[i].decode(errors="replace") for i in ids)'},
+        {
+            'b"".join(pieces[i] for i in ids).decode(errors="replace")': '"".join(pieces[i].decode(errors="replace") for i in ids)'
+        },
     ),
     Mistake(
         "strict decoding",
@@ -167,6 +200,8 @@ MISTAKES = [
         "one level",
         """The pieces of a merge are taken to be bytes. They may be merges themselves: build the pieces in the order of the
         merges.""",
-        {"pieces.append(pieces[left] + pieces[right])": "pieces.append(bytes([left % 256, right % 256]))"},
+        {
+            "pieces.append(pieces[left] + pieces[right])": "pieces.append(bytes([left % 256, right % 256]))"
+        },
     ),
 ]

@@ -9,7 +9,9 @@ IDS = torch.tensor([[3, 1, 4, 1, 5, 0], [2, 0, 5, 3, 4, 1]])
 
 def _in_pieces(module, *sizes):
     layer, cache = filled(module.Layer(6, 8, 4, 2), 0.8), module.Cache()
-    return torch.cat([module.forward(layer, piece, cache) for piece in IDS.split(list(sizes), dim=1)], dim=1)
+    return torch.cat(
+        [module.forward(layer, piece, cache) for piece in IDS.split(list(sizes), dim=1)], dim=1
+    )
 
 
 @check()
@@ -17,7 +19,9 @@ def writes(module):
     """keys and values follow each other along the positions"""
     cache, said = module.Cache(), [0]
     for new, seed in ((2, 0), (1, 2)):
-        keys, values = cache.write(drawn(1, 1, new, 2, seed=seed), drawn(1, 1, new, 2, seed=seed + 1))
+        keys, values = cache.write(
+            drawn(1, 1, new, 2, seed=seed), drawn(1, 1, new, 2, seed=seed + 1)
+        )
         said += [keys, values, cache.length]
     return said
 
@@ -72,14 +76,25 @@ MISTAKES = [
     Mistake(
         "only the new returned",
         """write returns the new keys and values alone. The query is to meet all of them.""",
-        {"        return key, value\n\n\ndef": "        return key[:, :, -1:], value[:, :, -1:]\n\n\ndef"},
+        {
+            "        return key, value\n\n\ndef": "        return key[:, :, -1:], value[:, :, -1:]\n\n\ndef"
+        },
     ),
     Mistake(
         "wrong dimension",
         """Old and new are put together along the wrong dimension. Positions are dimension 2 of (B, H, S, D).""",
-        {"torch.cat((self.keys, key), dim=2)": "torch.cat((self.keys, key), dim=1)", "torch.cat((self.values, value), dim=2)": "torch.cat((self.values, value), dim=1)"},
-        {"torch.cat((self.keys, key), dim=2)": "torch.cat((self.keys, key), dim=0)", "torch.cat((self.values, value), dim=2)": "torch.cat((self.values, value), dim=0)"},
-        {"torch.cat((self.keys, key), dim=2)": "torch.cat((self.keys, key), dim=-1)", "torch.cat((self.values, value), dim=2)": "torch.cat((self.values, value), dim=-1)"},
+        {
+            "torch.cat((self.keys, key), dim=2)": "torch.cat((self.keys, key), dim=1)",
+            "torch.cat((self.values, value), dim=2)": "torch.cat((self.values, value), dim=1)",
+        },
+        {
+            "torch.cat((self.keys, key), dim=2)": "torch.cat((self.keys, key), dim=0)",
+            "torch.cat((self.values, value), dim=2)": "torch.cat((self.values, value), dim=0)",
+        },
+        {
+            "torch.cat((self.keys, key), dim=2)": "torch.cat((self.keys, key), dim=-1)",
+            "torch.cat((self.values, value), dim=2)": "torch.cat((self.values, value), dim=-1)",
+        },
     ),
     Mistake(
         "new before old",
@@ -90,12 +105,17 @@ MISTAKES = [
         "values forgotten",
         """Keys are kept for values, or the other way round.""",
         {"(self.values, value)": "(self.keys, value)"},
-        {"self.keys, self.values, self.length = key, value": "self.keys, self.values, self.length = key, key"},
+        {
+            "self.keys, self.values, self.length = key, value": "self.keys, self.values, self.length = key, key"
+        },
     ),
     Mistake(
         "length of the piece",
         """length is how many positions came last. It is how many there are in all.""",
-        {"        if self.keys is not None and": "        came = key.size(2)\n        if self.keys is not None and", "= key, value, key.size(2)": "= key, value, came"},
+        {
+            "        if self.keys is not None and": "        came = key.size(2)\n        if self.keys is not None and",
+            "= key, value, key.size(2)": "= key, value, came",
+        },
     ),
     Mistake(
         "length never moves",
@@ -106,8 +126,11 @@ MISTAKES = [
         "shared",
         """All caches share what they keep: it belongs to the class and not to the object. One text reads what another has
         written. Make it in __init__.""",
-        {"        self.keys: Tensor | None = None\n        self.values: Tensor | None = None\n": "", '    def __init__(self) -> None:\n        self.length = 0\n': '    keys = values = None\n\n    def __init__(self) -> None:\n        self.length = 0\n',
-         "self.keys, self.values, self.length = key, value": "Cache.keys, Cache.values, self.length = key, value"},
+        {
+            "        self.keys: Tensor | None = None\n        self.values: Tensor | None = None\n": "",
+            "    def __init__(self) -> None:\n        self.length = 0\n": "    keys = values = None\n\n    def __init__(self) -> None:\n        self.length = 0\n",
+            "self.keys, self.values, self.length = key, value": "Cache.keys, Cache.values, self.length = key, value",
+        },
     ),
     Mistake(
         "mask from zero",

@@ -67,15 +67,20 @@ MISTAKES = [
     Mistake(
         "from one",
         """The ids begin at 1. They begin at 0 and end at V - 1, for the embedding has rows 0 to V - 1.""",
-        {"enumerate(self.alphabet)": "enumerate(self.alphabet, 1)", "self.alphabet[number] for": "self.alphabet[number - 1] for"},
+        {
+            "enumerate(self.alphabet)": "enumerate(self.alphabet, 1)",
+            "self.alphabet[number] for": "self.alphabet[number - 1] for",
+        },
         {"enumerate(self.alphabet)": "enumerate(self.alphabet, 1)"},
     ),
     Mistake(
         "code points",
         """The ids are the code points themselves. They are to have no gaps: the place of the character in the sorted
         alphabet.""",
-        {"[self.ids[character] for character in text]": "[ord(character) for character in text]",
-         "self.alphabet[number] for": "chr(number) for"},
+        {
+            "[self.ids[character] for character in text]": "[ord(character) for character in text]",
+            "self.alphabet[number] for": "chr(number) for",
+        },
     ),
     Mistake(
         "repeated",
@@ -86,15 +91,19 @@ MISTAKES = [
         "skipped",
         """A character that is not in the alphabet is left out without a word. Whoever trains on that trains on another text
         than he believes: raise a ValueError that names it.""",
-        {"                raise ValueError(f\"{character!r} is not in the alphabet\")": "                pass",
-         "[self.ids[character] for character in text]": "[self.ids[c] for c in text if c in self.ids]"},
+        {
+            '                raise ValueError(f"{character!r} is not in the alphabet")': "                pass",
+            "[self.ids[character] for character in text]": "[self.ids[c] for c in text if c in self.ids]",
+        },
     ),
     Mistake(
         "another for it",
         """A character that is not in the alphabet is given the id of another one. Refuse it with a ValueError that names
         it.""",
-        {"                raise ValueError(f\"{character!r} is not in the alphabet\")": "                pass",
-         "[self.ids[character] for character in text]": "[self.ids.get(c, 0) for c in text]"},
+        {
+            '                raise ValueError(f"{character!r} is not in the alphabet")': "                pass",
+            "[self.ids[character] for character in text]": "[self.ids.get(c, 0) for c in text]",
+        },
     ),
     Mistake(
         "KeyError",
@@ -114,12 +123,17 @@ MISTAKES = [
     Mistake(
         "lower case",
         """The text is changed to lower case. A tokenizer gives back exactly what it was given.""",
-        {"sorted(set(text))": "sorted(set(text.lower()))", "[self.ids[character] for character in text]": "[self.ids[c] for c in text.lower()]",
-         "for character in text:": "for character in text.lower():"},
+        {
+            "sorted(set(text))": "sorted(set(text.lower()))",
+            "[self.ids[character] for character in text]": "[self.ids[c] for c in text.lower()]",
+            "for character in text:": "for character in text.lower():",
+        },
     ),
     Mistake(
         "stripped",
         """Spaces or line ends at the ends of the text are lost. A tokenizer gives back exactly what it was given.""",
-        {"[self.ids[character] for character in text]": "[self.ids[character] for character in text.strip()]"},
+        {
+            "[self.ids[character] for character in text]": "[self.ids[character] for character in text.strip()]"
+        },
     ),
 ]

@@ -37,7 +37,8 @@ def cut(module):
 def other_lengths(module):
     """texts of all lengths"""
     return [
-        [[inputs.tolist(), targets.tolist()] for inputs, targets in module.windows(IDS[:n], 3)] for n in (7, 2, 4, 5)
+        [[inputs.tolist(), targets.tolist()] for inputs, targets in module.windows(IDS[:n], 3)]
+        for n in (7, 2, 4, 5)
     ]
 
 
@@ -73,20 +74,25 @@ MISTAKES = [
     Mistake(
         "rest dropped",
         """The last window, which is shorter, is left out, so the end of the text is never measured.""",
-        {"range(0, len(ids) - 1, block_size)": "range(0, (len(ids) - 1) // block_size * block_size, block_size)"},
+        {
+            "range(0, len(ids) - 1, block_size)": "range(0, (len(ids) - 1) // block_size * block_size, block_size)"
+        },
     ),
     Mistake(
         "borders lost",
         """The first id of each window is never a target: the windows are cut first and shifted then. Windows of inputs follow
         each other, and the last target of one is the first input of the next.""",
-        {"(ids[start : start + block_size][: len(ids) - 1 - start], ids[start + 1 : start + block_size + 1])":
-         "(ids[start : start + block_size][:-1], ids[start : start + block_size][1:])"},
+        {
+            "(ids[start : start + block_size][: len(ids) - 1 - start], ids[start + 1 : start + block_size + 1])": "(ids[start : start + block_size][:-1], ids[start : start + block_size][1:])"
+        },
         {"range(0, len(ids) - 1, block_size)": "range(0, len(ids) - 1, block_size + 1)"},
     ),
     Mistake(
         "no shift",
         """The targets are the inputs themselves. The target of each is the id after it.""",
-        {"ids[start + 1 : start + block_size + 1]": "ids[start : start + block_size][: len(ids) - 1 - start]"},
+        {
+            "ids[start + 1 : start + block_size + 1]": "ids[start : start + block_size][: len(ids) - 1 - start]"
+        },
     ),
     Mistake(
         "overlapping",
@@ -148,6 +154,8 @@ MISTAKES = [
     Mistake(
         "perplexity",
         """What comes out is exponentiated, a perplexity. Bits are asked for.""",
-        {"return total_nats(model, ids, block_size) / math.log(2) / characters": "return math.exp(total_nats(model, ids, block_size) / characters)"},
+        {
+            "return total_nats(model, ids, block_size) / math.log(2) / characters": "return math.exp(total_nats(model, ids, block_size) / characters)"
+        },
     ),
 ]

@@ -44,7 +44,10 @@ def after_others(module):
 @check()
 def kept(module):
     """a cache holds keys and values of every layer"""
-    return {f"{n}": int(module.kept_numbers(*n)) for n in ((1, 1, 64, 1), (12, 12, 64, 1024), (12, 3, 64, 1024))}
+    return {
+        f"{n}": int(module.kept_numbers(*n))
+        for n in ((1, 1, 64, 1), (12, 12, 64, 1024), (12, 3, 64, 1024))
+    }
 
 
 MISTAKES = [
@@ -67,8 +70,12 @@ MISTAKES = [
     Mistake(
         "values not grouped",
         """Keys and values are not repeated alike: value head h // (H/K) goes with key head h // (H/K).""",
-        {"(x.repeat_interleave(group, dim=1) for x in (key, value))": "(key.repeat_interleave(group, dim=1), value.repeat(1, group, 1, 1))"},
-        {"(x.repeat_interleave(group, dim=1) for x in (key, value))": "(key.repeat(1, group, 1, 1), value.repeat_interleave(group, dim=1))"},
+        {
+            "(x.repeat_interleave(group, dim=1) for x in (key, value))": "(key.repeat_interleave(group, dim=1), value.repeat(1, group, 1, 1))"
+        },
+        {
+            "(x.repeat_interleave(group, dim=1) for x in (key, value))": "(key.repeat(1, group, 1, 1), value.repeat_interleave(group, dim=1))"
+        },
     ),
     Mistake(
         "not repeated",

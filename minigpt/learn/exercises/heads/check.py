@@ -42,7 +42,9 @@ MISTAKES = [
         "cut without transposing",
         """The heads are cut with view(B, H, T, D), which has the right shape and the wrong numbers: it gives the first head the
         first positions and the last head the last ones. Cut the channels, view(B, T, H, D), and then transpose.""",
-        {".view(B, T, self.n_head, C // self.n_head).transpose(1, 2)": ".view(B, self.n_head, T, C // self.n_head)"},
+        {
+            ".view(B, T, self.n_head, C // self.n_head).transpose(1, 2)": ".view(B, self.n_head, T, C // self.n_head)"
+        },
     ),
     Mistake(
         "put together without transposing",
@@ -59,18 +61,16 @@ MISTAKES = [
     Mistake(
         "interleaved",
         """Head h takes each H-th channel. It takes D neighbours: view(B, T, H, D), the heads before their channels.""",
-        {".view(B, T, self.n_head, C // self.n_head).transpose(1, 2)": ".view(B, T, C // self.n_head, self.n_head).permute(0, 3, 1, 2)"},
+        {
+            ".view(B, T, self.n_head, C // self.n_head).transpose(1, 2)": ".view(B, T, C // self.n_head, self.n_head).permute(0, 3, 1, 2)"
+        },
     ),
     Mistake(
         "scale by C",
         """The scores are divided by √C. A dot product in a head has D = C / H terms: divide by √D.""",
         {"query.size(-1) ** 0.5": "C ** 0.5"},
     ),
-    Mistake(
-        "no scale",
-        """The scores are not divided by √D.""",
-        {" / query.size(-1) ** 0.5": ""},
-    ),
+    Mistake("no scale", """The scores are not divided by √D.""", {" / query.size(-1) ** 0.5": ""}),
     Mistake(
         "not causal",
         """Positions see what comes after them. Hide it before the softmax.""",
@@ -106,19 +106,25 @@ MISTAKES = [
     Mistake(
         "no output",
         """The last layer is missing: `output` mixes what the heads have found.""",
-        {"self.output(gathered.transpose(1, 2).reshape(B, T, C))": "gathered.transpose(1, 2).reshape(B, T, C)"},
+        {
+            "self.output(gathered.transpose(1, 2).reshape(B, T, C))": "gathered.transpose(1, 2).reshape(B, T, C)"
+        },
     ),
     Mistake(
         "biases",
         """The layers have biases; these are asked for without: bias=False.""",
-        {"self.query = nn.Linear(n_embd, n_embd, bias=False)": "self.query = nn.Linear(n_embd, n_embd)",
-         "self.key = nn.Linear(n_embd, n_embd, bias=False)": "self.key = nn.Linear(n_embd, n_embd)",
-         "self.value = nn.Linear(n_embd, n_embd, bias=False)": "self.value = nn.Linear(n_embd, n_embd)",
-         "self.output = nn.Linear(n_embd, n_embd, bias=False)": "self.output = nn.Linear(n_embd, n_embd)"},
+        {
+            "self.query = nn.Linear(n_embd, n_embd, bias=False)": "self.query = nn.Linear(n_embd, n_embd)",
+            "self.key = nn.Linear(n_embd, n_embd, bias=False)": "self.key = nn.Linear(n_embd, n_embd)",
+            "self.value = nn.Linear(n_embd, n_embd, bias=False)": "self.value = nn.Linear(n_embd, n_embd)",
+            "self.output = nn.Linear(n_embd, n_embd, bias=False)": "self.output = nn.Linear(n_embd, n_embd)",
+        },
     ),
     Mistake(
         "keys and queries exchanged",
         """Queries and keys are exchanged: the scores are the transpose of what they should be.""",
-        {"for layer in (self.query, self.key, self.value)": "for layer in (self.key, self.query, self.value)"},
+        {
+            "for layer in (self.query, self.key, self.value)": "for layer in (self.key, self.query, self.value)"
+        },
     ),
 ]

@@ -47,13 +47,20 @@ def random(module):
     """A is random, of size 1 / √inputs"""
     layer = module.LoraLinear(nn.Linear(10000, 2), 4, 1.0)
     size = layer.A.std().item() * 100
-    return "as it should be" if 0.8 < size < 1.25 else f"its numbers are {size:.2g} times as large as 1 / √inputs"
+    return (
+        "as it should be"
+        if 0.8 < size < 1.25
+        else f"its numbers are {size:.2g} times as large as 1 / √inputs"
+    )
 
 
 @check()
 def changed(module):
     """base(x) + alpha / rank · B A x"""
-    return [_used(module)(drawn(2, 4)), _used(module, rank=3, alpha=1.5, bias=False)(drawn(2, 5, 4))]
+    return [
+        _used(module)(drawn(2, 4)),
+        _used(module, rank=3, alpha=1.5, bias=False)(drawn(2, 5, 4)),
+    ]
 
 
 @check()
@@ -91,7 +98,10 @@ MISTAKES = [
         "A zero, B random",
         """It is A that is zero, and B is random. That would work as well, but adapters are stored the other way round: B is
         zero.""",
-        {"torch.randn(rank, base.in_features)": "torch.zeros(rank, base.in_features)", "torch.zeros(base.out_features, rank)": "torch.randn(base.out_features, rank)"},
+        {
+            "torch.randn(rank, base.in_features)": "torch.zeros(rank, base.in_features)",
+            "torch.zeros(base.out_features, rank)": "torch.randn(base.out_features, rank)",
+        },
     ),
     Mistake(
         "A large",
@@ -108,14 +118,18 @@ MISTAKES = [
     Mistake(
         "bias not frozen",
         """The bias of the layer is trained, too. Freeze all of it.""",
-        {"self.base = base.requires_grad_(False)": "self.base = base\n        base.weight.requires_grad_(False)"},
+        {
+            "self.base = base.requires_grad_(False)": "self.base = base\n        base.weight.requires_grad_(False)"
+        },
     ),
     Mistake(
         "shapes exchanged",
         """The shapes of A and B are exchanged. A comes first and makes `rank` numbers of the inputs, (rank, inputs); B makes
         the outputs of those, (outputs, rank).""",
-        {"torch.randn(rank, base.in_features) / base.in_features**0.5": "torch.randn(base.in_features, rank) / base.in_features**0.5",
-         "torch.zeros(base.out_features, rank)": "torch.zeros(rank, base.out_features)"},
+        {
+            "torch.randn(rank, base.in_features) / base.in_features**0.5": "torch.randn(base.in_features, rank) / base.in_features**0.5",
+            "torch.zeros(base.out_features, rank)": "torch.zeros(rank, base.out_features)",
+        },
         {"self.A = nn": "self.B = nn", "self.B = nn": "self.A = nn"},
     ),
     Mistake(
@@ -142,7 +156,9 @@ MISTAKES = [
     Mistake(
         "scaled all",
         """The result of the layer itself is scaled, too. Only the change is.""",
-        {"self.base(x) + self.scale * F.linear(F.linear(x, self.A), self.B)": "self.scale * (self.base(x) + F.linear(F.linear(x, self.A), self.B))"},
+        {
+            "self.base(x) + self.scale * F.linear(F.linear(x, self.A), self.B)": "self.scale * (self.base(x) + F.linear(F.linear(x, self.A), self.B))"
+        },
     ),
     Mistake(
         "layer forgotten",
@@ -162,11 +178,16 @@ MISTAKES = [
     Mistake(
         "bias lost",
         """The merged layer has lost the bias.""",
-        {"bias=self.base.bias is not None": "bias=False", "self.base.state_dict()": '{"weight": self.base.weight}'},
+        {
+            "bias=self.base.bias is not None": "bias=False",
+            "self.base.state_dict()": '{"weight": self.base.weight}',
+        },
     ),
     Mistake(
         "merged in place",
         """Merging changes the layer that the adapter stands on, so the change counts twice from then on. Make a new layer.""",
-        {"        return plain": "        self.base.weight.data += self.scale * (self.B @ self.A).detach()\n        return plain"},
+        {
+            "        return plain": "        self.base.weight.data += self.scale * (self.B @ self.A).detach()\n        return plain"
+        },
     ),
 ]

@@ -41,31 +41,47 @@ MISTAKES = [
         "transposed",
         """The triangle lies on the wrong side: each position sees itself and what comes after it. Rows are queries and
         columns are keys; query i sees the columns up to i, the lower left.""",
-        {"[1, 0, 0, 0],": "[1, 1, 1, 1],", "[1, 1, 0, 0],": "[0, 1, 1, 1],", "[1, 1, 1, 0],": "[0, 0, 1, 1],",
-         "        [1, 1, 1, 1],": "        [0, 0, 0, 1],"},
+        {
+            "[1, 0, 0, 0],": "[1, 1, 1, 1],",
+            "[1, 1, 0, 0],": "[0, 1, 1, 1],",
+            "[1, 1, 1, 0],": "[0, 0, 1, 1],",
+            "        [1, 1, 1, 1],": "        [0, 0, 0, 1],",
+        },
         {"tril(seen)": "triu(seen)"},
     ),
     Mistake(
         "not itself",
         """No position sees itself, and the first sees nothing at all: the softmax over nothing is NaN. The diagonal
         belongs to the mask; a position knows its own token, the one after it is what it foretells.""",
-        {"[1, 0, 0, 0],": "[0, 0, 0, 0],", "[1, 1, 0, 0],": "[1, 0, 0, 0],", "[1, 1, 1, 0],": "[1, 1, 0, 0],",
-         "        [1, 1, 1, 1],": "        [1, 1, 1, 0],"},
+        {
+            "[1, 0, 0, 0],": "[0, 0, 0, 0],",
+            "[1, 1, 0, 0],": "[1, 0, 0, 0],",
+            "[1, 1, 1, 0],": "[1, 1, 0, 0],",
+            "        [1, 1, 1, 1],": "        [1, 1, 1, 0],",
+        },
         {"tril(seen)": "tril(seen - 1)"},
     ),
     Mistake(
         "one ahead",
         """Each position sees the one after it, which is just what it is to foretell. Training would look wonderful, and
         the model could write nothing. The mask is one place too far to the right.""",
-        {"[1, 0, 0, 0],": "[1, 1, 0, 0],", "[1, 1, 0, 0],": "[1, 1, 1, 0],", "[1, 1, 1, 0],": "[1, 1, 1, 1],"},
+        {
+            "[1, 0, 0, 0],": "[1, 1, 0, 0],",
+            "[1, 1, 0, 0],": "[1, 1, 1, 0],",
+            "[1, 1, 1, 0],": "[1, 1, 1, 1],",
+        },
         {"tril(seen)": "tril(seen + 1)"},
     ),
     Mistake(
         "inverted",
         """The mask is true where a position may not look. Here true means may look, as in
         F.scaled_dot_product_attention.""",
-        {"[1, 0, 0, 0],": "[0, 1, 1, 1],", "[1, 1, 0, 0],": "[0, 0, 1, 1],", "[1, 1, 1, 0],": "[0, 0, 0, 1],",
-         "        [1, 1, 1, 1],": "        [0, 0, 0, 0],"},
+        {
+            "[1, 0, 0, 0],": "[0, 1, 1, 1],",
+            "[1, 1, 0, 0],": "[0, 0, 1, 1],",
+            "[1, 1, 1, 0],": "[0, 0, 0, 1],",
+            "        [1, 1, 1, 1],": "        [0, 0, 0, 0],",
+        },
         {"return torch.ones": "return ~torch.ones", "~causal_mask": "causal_mask"},
     ),
     Mistake(
@@ -85,7 +101,9 @@ MISTAKES = [
         "hidden too late",
         """Weights are set to 0 after the softmax: what is left adds up to less than 1, and all the less the earlier the
         position. Hide the scores before it.""",
-        {'scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)': "scores.softmax(dim=-1) * ~hidden"},
+        {
+            'scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)': "scores.softmax(dim=-1) * ~hidden"
+        },
     ),
     Mistake(
         "softmax dimension",

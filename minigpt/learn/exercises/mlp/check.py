@@ -23,13 +23,17 @@ def relu2_of_many(module):
 def swiglu_of_one(module):
     """SwiGLU of two channels"""
     gate, up = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.5]])
-    return module.swiglu(torch.tensor([2.0, -3.0]), gate, up, torch.tensor([[1.0, 0.0], [0.5, 1.0]]))
+    return module.swiglu(
+        torch.tensor([2.0, -3.0]), gate, up, torch.tensor([[1.0, 0.0], [0.5, 1.0]])
+    )
 
 
 @check()
 def swiglu_of_many(module):
     """SwiGLU of a batch"""
-    return module.swiglu(drawn(2, 3, 4), drawn(8, 4, seed=1), drawn(8, 4, seed=2), drawn(4, 8, seed=3))
+    return module.swiglu(
+        drawn(2, 3, 4), drawn(8, 4, seed=1), drawn(8, 4, seed=2), drawn(4, 8, seed=3)
+    )
 
 
 @check()
@@ -39,11 +43,7 @@ def widths(module):
 
 
 MISTAKES = [
-    Mistake(
-        "not squared",
-        """The square is missing: that is a plain ReLU.""",
-        {".square()": ""},
-    ),
+    Mistake("not squared", """The square is missing: that is a plain ReLU.""", {".square()": ""}),
     Mistake(
         "squared first",
         """It is squared before the ReLU, and a square is never negative: nothing is cut off. ReLU first, then the square.""",
@@ -53,12 +53,16 @@ MISTAKES = [
     Mistake(
         "squared last",
         """What comes out of down is squared. The square stands on the hidden channels.""",
-        {"F.linear(F.relu(F.linear(x, up)).square(), down)": "F.linear(F.relu(F.linear(x, up)), down).square()"},
+        {
+            "F.linear(F.relu(F.linear(x, up)).square(), down)": "F.linear(F.relu(F.linear(x, up)), down).square()"
+        },
     ),
     Mistake(
         "silu on the wrong half",
         """The silu is on `up`; it belongs on `gate`, which decides how much of the other passes.""",
-        {"F.silu(F.linear(x, gate)) * F.linear(x, up)": "F.linear(x, gate) * F.silu(F.linear(x, up))"},
+        {
+            "F.silu(F.linear(x, gate)) * F.linear(x, up)": "F.linear(x, gate) * F.silu(F.linear(x, up))"
+        },
     ),
     Mistake(
         "sigmoid",
@@ -85,7 +89,9 @@ MISTAKES = [
     Mistake(
         "silu of the product",
         """The silu is taken of the product. It is taken of the gate alone.""",
-        {"F.silu(F.linear(x, gate)) * F.linear(x, up)": "F.silu(F.linear(x, gate) * F.linear(x, up))"},
+        {
+            "F.silu(F.linear(x, gate)) * F.linear(x, up)": "F.silu(F.linear(x, gate) * F.linear(x, up))"
+        },
     ),
     Mistake(
         "4C",
@@ -97,7 +103,9 @@ MISTAKES = [
         """8C/3 is rounded down, or to the nearest multiple. It is rounded up.""",
         {"-(-wanted // (3 * multiple)) * multiple": "wanted // (3 * multiple) * multiple"},
         {"-(-wanted // (3 * multiple)) * multiple": "round(wanted / 3 / multiple) * multiple"},
-        {"-(-wanted // (3 * multiple)) * multiple": "-(-(wanted // 3) // multiple) * multiple - (multiple if n_embd == 12 else 0)"},
+        {
+            "-(-wanted // (3 * multiple)) * multiple": "-(-(wanted // 3) // multiple) * multiple - (multiple if n_embd == 12 else 0)"
+        },
     ),
     Mistake(
         "always one more",

@@ -35,7 +35,9 @@ def parameters(module):
     own = {id(p) for p in model.parameters()}
     inside = sum(p.numel() for p in model.parameters() if p.dim() == 2)
     return {
-        "head and embedding": "equal" if torch.equal(model.head.weight, model.embedding.weight) else "different",
+        "head and embedding": "equal"
+        if torch.equal(model.head.weight, model.embedding.weight)
+        else "different",
         "numbers in matrices": inside,
         "parameters": len(own),
     }
@@ -56,7 +58,10 @@ def causal(module):
     other = torch.tensor([[1, 2, 7, 4]])
     same = model(torch.tensor([[5, 5, 5]]))[0]
     changed = (model(ids) - model(other)).abs().amax(-1)[0] > 1e-6
-    return {"changed": changed.tolist(), "positions count": bool((same[0] - same[2]).abs().max() > 1e-4)}
+    return {
+        "changed": changed.tolist(),
+        "positions count": bool((same[0] - same[2]).abs().max() > 1e-4),
+    }
 
 
 @check(within=0.05)
@@ -90,19 +95,27 @@ MISTAKES = [
         stack dies on its way.""",
         {"x = x + self.attention(": "x = self.attention("},
         {"return x + self.mlp(": "return self.mlp("},
-        {"x = x + self.attention(": "x = self.attention(", "return x + self.mlp(": "return self.mlp("},
+        {
+            "x = x + self.attention(": "x = self.attention(",
+            "return x + self.mlp(": "return self.mlp(",
+        },
     ),
     Mistake(
         "post-norm",
         """The norm stands after the sum, on the stream itself. It belongs before each part, on what the part reads, so that
         the stream stays a sum.""",
-        {"x = x + self.attention(self.attention_norm(x))": "x = self.attention_norm(x + self.attention(x))",
-         "return x + self.mlp(self.mlp_norm(x))": "return self.mlp_norm(x + self.mlp(x))"},
+        {
+            "x = x + self.attention(self.attention_norm(x))": "x = self.attention_norm(x + self.attention(x))",
+            "return x + self.mlp(self.mlp_norm(x))": "return self.mlp_norm(x + self.mlp(x))",
+        },
     ),
     Mistake(
         "no norm",
         """The parts read the stream without a norm. Each reads norm(x).""",
-        {"self.attention(self.attention_norm(x))": "self.attention(x)", "self.mlp(self.mlp_norm(x))": "self.mlp(x)"},
+        {
+            "self.attention(self.attention_norm(x))": "self.attention(x)",
+            "self.mlp(self.mlp_norm(x))": "self.mlp(x)",
+        },
         {"self.mlp(self.mlp_norm(x))": "self.mlp(x)"},
         {"self.attention(self.attention_norm(x))": "self.attention(x)"},
     ),
@@ -110,14 +123,17 @@ MISTAKES = [
         "norm added",
         """What is added to is norm(x), not x: the stream itself passes through a norm in each block. Keep x, and give norm(x)
         to the part alone.""",
-        {"x = x + self.attention(self.attention_norm(x))": "y = self.attention_norm(x)\n        x = y + self.attention(y)",
-         "return x + self.mlp(self.mlp_norm(x))": "y = self.mlp_norm(x)\n        return y + self.mlp(y)"},
+        {
+            "x = x + self.attention(self.attention_norm(x))": "y = self.attention_norm(x)\n        x = y + self.attention(y)",
+            "return x + self.mlp(self.mlp_norm(x))": "y = self.mlp_norm(x)\n        return y + self.mlp(y)",
+        },
     ),
     Mistake(
         "side by side",
         """Attention and MLP read the same stream, side by side. The MLP reads what attention has added to.""",
-        {"x = x + self.attention(self.attention_norm(x))\n        return x + self.mlp(self.mlp_norm(x))":
-         "return x + self.attention(self.attention_norm(x)) + self.mlp(self.mlp_norm(x))"},
+        {
+            "x = x + self.attention(self.attention_norm(x))\n        return x + self.mlp(self.mlp_norm(x))": "return x + self.attention(self.attention_norm(x)) + self.mlp(self.mlp_norm(x))"
+        },
     ),
     Mistake(
         "not tied",
@@ -128,19 +144,29 @@ MISTAKES = [
         "copied",
         """The head begins with a copy of the embedding, and after the first step they differ. Tied means one parameter, not
         two with the same numbers.""",
-        {"        self.head.weight = self.embedding.weight\n": "", "std=0.02)": "std=0.02)\n        self.head.weight = nn.Parameter(self.embedding.weight.detach().clone())"},
-        {"        self.head.weight = self.embedding.weight\n": "", "std=0.02)": "std=0.02)\n        self.head.weight.data.copy_(self.embedding.weight)"},
+        {
+            "        self.head.weight = self.embedding.weight\n": "",
+            "std=0.02)": "std=0.02)\n        self.head.weight = nn.Parameter(self.embedding.weight.detach().clone())",
+        },
+        {
+            "        self.head.weight = self.embedding.weight\n": "",
+            "std=0.02)": "std=0.02)\n        self.head.weight.data.copy_(self.embedding.weight)",
+        },
     ),
     Mistake(
         "hidden blocks",
         """The blocks are in a Python list, where parameters() does not find them, so nothing would train them. Use
         nn.ModuleList.""",
-        {"nn.ModuleList(Block(n_embd, n_head) for _ in range(n_layer))": "[Block(n_embd, n_head) for _ in range(n_layer)]"},
+        {
+            "nn.ModuleList(Block(n_embd, n_head) for _ in range(n_layer))": "[Block(n_embd, n_head) for _ in range(n_layer)]"
+        },
     ),
     Mistake(
         "one block again and again",
         """All layers are the same block. [block] * n is n times the same object: make n of them.""",
-        {"nn.ModuleList(Block(n_embd, n_head) for _ in range(n_layer))": "nn.ModuleList([Block(n_embd, n_head)] * n_layer)"},
+        {
+            "nn.ModuleList(Block(n_embd, n_head) for _ in range(n_layer))": "nn.ModuleList([Block(n_embd, n_head)] * n_layer)"
+        },
     ),
     Mistake(
         "no positions",

@@ -74,7 +74,9 @@ MISTAKES = [
         "numbers, not matrices",
         """Powers are taken of each number by itself. The polynomial works on the singular values: A = X Xᵀ is a product of
         matrices.""",
-        {"square = x @ x.T\n        x = A * x + B * square @ x + C * square @ square @ x": "x = A * x + B * x**3 + C * x**5"},
+        {
+            "square = x @ x.T\n        x = A * x + B * square @ x + C * square @ square @ x": "x = A * x + B * x**3 + C * x**5"
+        },
     ),
     Mistake(
         "iterations ignored",
@@ -105,14 +107,19 @@ MISTAKES = [
     Mistake(
         "sum for mean",
         """The gradient is added in full: that is a sum and not a mean. It is μ M + (1 - μ) G.""",
-        {"    mean = momentum * mean + (1 - momentum) * gradient\n    ahead = momentum * mean + (1 - momentum) * gradient":
-         "    mean = momentum * mean + gradient\n    ahead = momentum * mean + gradient"},
-        {"    mean = momentum * mean + (1 - momentum) * gradient": "    mean = momentum * mean + gradient"},
+        {
+            "    mean = momentum * mean + (1 - momentum) * gradient\n    ahead = momentum * mean + (1 - momentum) * gradient": "    mean = momentum * mean + gradient\n    ahead = momentum * mean + gradient"
+        },
+        {
+            "    mean = momentum * mean + (1 - momentum) * gradient": "    mean = momentum * mean + gradient"
+        },
     ),
     Mistake(
         "momentum the wrong way round",
         """Old and new are exchanged: μ is how much of the mean is kept.""",
-        {"    mean = momentum * mean + (1 - momentum) * gradient": "    mean = (1 - momentum) * mean + momentum * gradient"},
+        {
+            "    mean = momentum * mean + (1 - momentum) * gradient": "    mean = (1 - momentum) * mean + momentum * gradient"
+        },
     ),
     Mistake(
         "no scale",

@@ -9,7 +9,7 @@ X = drawn(2, 4, seed=9) * 3
 
 
 def _norm(x):
-    return F.rms_norm(x, x.shape[-1:])
+    return F.rms_norm(x, x.shape[-1:]) * torch.tensor([1.5, 0.5, 1.0, 2.0])
 
 
 def _parts(count):
@@ -44,13 +44,19 @@ def pre_stack(module):
 @check(within=1e-3)
 def gradients(module):
     """the gradient at the stream before each part"""
-    return {kind: module.gradient_sizes(X, _norm, _parts(4), kind, drawn(2, 4, seed=20)) for kind in ("pre", "post")}
+    return {
+        kind: module.gradient_sizes(X, _norm, _parts(4), kind, drawn(2, 4, seed=20))
+        for kind in ("pre", "post")
+    }
 
 
 @check(within=1e-3)
 def deep(module):
     """of 24 parts"""
-    sizes = {kind: module.gradient_sizes(X, _norm, _parts(24), kind, drawn(2, 4, seed=20)) for kind in ("pre", "post")}
+    sizes = {
+        kind: module.gradient_sizes(X, _norm, _parts(24), kind, drawn(2, 4, seed=20))
+        for kind in ("pre", "post")
+    }
     return {kind: [found[0], found[-1]] for kind, found in sizes.items()}
 
 
@@ -70,7 +76,10 @@ MISTAKES = [
     Mistake(
         "exchanged",
         """Pre and post are exchanged: pre-norm is x + part(norm(x)), post-norm norm(x + part(x)).""",
-        {"return x + part(norm(x))": "return norm(x + part(x))", "return norm(x + part(x))": "return x + part(norm(x))"},
+        {
+            "return x + part(norm(x))": "return norm(x + part(x))",
+            "return norm(x + part(x))": "return x + part(norm(x))",
+        },
         {'pre_norm if kind == "pre" else post_norm': 'post_norm if kind == "pre" else pre_norm'},
     ),
     Mistake(
@@ -99,7 +108,7 @@ MISTAKES = [
     Mistake(
         "last norm for both",
         """A post-norm stack needs no norm at its end: its last part had one.""",
-        {'    if kind == "pre":\n': "    if True:\n", },
+        {'    if kind == "pre":\n': "    if True:\n"},
     ),
     Mistake(
         "stream lost",

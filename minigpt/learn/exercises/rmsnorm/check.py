@@ -51,7 +51,9 @@ MISTAKES = [
         "mean taken off",
         """The mean is taken off first. That is LayerNorm; RMSNorm leaves the mean where it is.""",
         {"    size = (wide": "    wide = wide - wide.mean(dim=-1, keepdim=True)\n    size = (wide"},
-        {"    size = (wide.square()": "    size = ((wide - wide.mean(dim=-1, keepdim=True)).square()"},
+        {
+            "    size = (wide.square()": "    size = ((wide - wide.mean(dim=-1, keepdim=True)).square()"
+        },
     ),
     Mistake(
         "sum for mean",
@@ -67,7 +69,9 @@ MISTAKES = [
     Mistake(
         "mean of sizes",
         """It is divided by the mean of the absolute values. Root mean square: square, average, root, in this order.""",
-        {"(wide.square().mean(dim=-1, keepdim=True) + eps).sqrt()": "wide.abs().mean(dim=-1, keepdim=True) + eps"},
+        {
+            "(wide.square().mean(dim=-1, keepdim=True) + eps).sqrt()": "wide.abs().mean(dim=-1, keepdim=True) + eps"
+        },
     ),
     Mistake(
         "eps outside",
@@ -121,7 +125,8 @@ MISTAKES = [
     Mistake(
         "C - 1",
         """The variance in layer_norm is divided by C - 1 (torch's var does that by itself). Divide by C: correction=0.""",
-        {"rms_norm(wide - wide.mean(dim=-1, keepdim=True), gain, eps).to(x.dtype)":
-         "((wide - wide.mean(-1, keepdim=True)) / (wide.var(-1, keepdim=True) + eps).sqrt() * gain).to(x.dtype)"},
+        {
+            "rms_norm(wide - wide.mean(dim=-1, keepdim=True), gain, eps).to(x.dtype)": "((wide - wide.mean(-1, keepdim=True)) / (wide.var(-1, keepdim=True) + eps).sqrt() * gain).to(x.dtype)"
+        },
     ),
 ]

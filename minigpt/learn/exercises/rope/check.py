@@ -14,7 +14,9 @@ def angles(module):
 @check()
 def one_pair(module):
     """a pair of channels is turned by its position in radians"""
-    return module.rotate(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])[None, None], torch.arange(3))
+    return module.rotate(
+        torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])[None, None], torch.arange(3)
+    )
 
 
 @check()
@@ -41,7 +43,8 @@ def distance(module):
     """a score depends on the distance alone"""
     query, key = drawn(1, 1, 1, 8), drawn(1, 1, 1, 8, seed=1)
     scores = [
-        (module.rotate(query, torch.tensor([p + 3])) * module.rotate(key, torch.tensor([p]))).sum() for p in (0, 5, 50)
+        (module.rotate(query, torch.tensor([p + 3])) * module.rotate(key, torch.tensor([p]))).sum()
+        for p in (0, 5, 50)
     ]
     return {"5 positions on": scores[1] - scores[0], "50 positions on": scores[2] - scores[0]}
 
@@ -77,7 +80,9 @@ MISTAKES = [
         "turned the other way",
         """Pairs are turned the other way. Scores would be the same, but no weights of others would fit:
         (a cos - b sin, b cos + a sin).""",
-        {"first * cos - second * sin, second * cos + first * sin": "first * cos + second * sin, second * cos - first * sin"},
+        {
+            "first * cos - second * sin, second * cos + first * sin": "first * cos + second * sin, second * cos - first * sin"
+        },
     ),
     Mistake(
         "a sign lost",
@@ -89,8 +94,10 @@ MISTAKES = [
         "neighbours",
         """Neighbours, channels 2i and 2i + 1, are taken as pairs: the layout of the paper. Here, as in Llama, channel i goes
         with channel i + D/2.""",
-        {"first, second = x.chunk(2, dim=-1)": "first, second = x[..., ::2], x[..., 1::2]",
-         "torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)": "torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)"},
+        {
+            "first, second = x.chunk(2, dim=-1)": "first, second = x[..., ::2], x[..., 1::2]",
+            "torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)": "torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)",
+        },
         {"first, second = x.chunk(2, dim=-1)": "first, second = x[..., ::2], x[..., 1::2]"},
     ),
     Mistake(

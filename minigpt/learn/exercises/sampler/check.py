@@ -88,7 +88,10 @@ MISTAKES = [
         "temperature on probabilities",
         """The probabilities are divided by the temperature, and scaling them back undoes it. Divide the logits, before
         the softmax.""",
-        {"scaled = logits / temperature": "scaled = logits + 0.0", "shares = scaled.softmax(dim=0)": "shares = scaled.softmax(dim=0) / temperature"},
+        {
+            "scaled = logits / temperature": "scaled = logits + 0.0",
+            "shares = scaled.softmax(dim=0)": "shares = scaled.softmax(dim=0) / temperature",
+        },
     ),
     Mistake(
         "division by zero",
@@ -105,7 +108,9 @@ MISTAKES = [
         "one too few",
         """Top-k keeps one token too few: the k-th largest stays, too.""",
         {"scaled < least": "scaled <= least"},
-        {"scaled.topk(min(top_k, len(scaled)))": "scaled.topk(max(1, min(top_k - 1, len(scaled))))"},
+        {
+            "scaled.topk(min(top_k, len(scaled)))": "scaled.topk(max(1, min(top_k - 1, len(scaled))))"
+        },
     ),
     Mistake(
         "k above V",
@@ -128,7 +133,9 @@ MISTAKES = [
     Mistake(
         "unsorted",
         """Top-p collects the tokens in the order of their ids. It begins with the likeliest: sort first.""",
-        {"ordered, ids = shares.sort(descending=True)": "ordered, ids = shares.clone(), torch.arange(len(shares))"},
+        {
+            "ordered, ids = shares.sort(descending=True)": "ordered, ids = shares.clone(), torch.arange(len(shares))"
+        },
         {"sort(descending=True)": "sort()"},
     ),
     Mistake(
@@ -150,12 +157,16 @@ MISTAKES = [
         "top-p before temperature",
         """Top-p looks at the probabilities before the temperature was applied. Temperature comes first, and top-k before
         top-p.""",
-        {"ordered, ids = shares.sort(descending=True)": "ordered, ids = logits.softmax(0).sort(descending=True)"},
+        {
+            "ordered, ids = shares.sort(descending=True)": "ordered, ids = logits.softmax(0).sort(descending=True)"
+        },
     ),
     Mistake(
         "top-p before top-k",
         """Top-p is applied to the distribution before top-k. Top-k comes first; the shares of top-p are of what it left.""",
-        {"ordered, ids = shares.sort(descending=True)": "ordered, ids = (logits / temperature).softmax(0).sort(descending=True)"},
+        {
+            "ordered, ids = shares.sort(descending=True)": "ordered, ids = (logits / temperature).softmax(0).sort(descending=True)"
+        },
     ),
     Mistake(
         "always the likeliest",

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minigpt.learn.rules import Mistake, check, drawn
+from minigpt.learn.rules import Mistake, check
 
 
 class Oracle(nn.Module):
@@ -54,7 +54,10 @@ def long_prompt(module):
 @check()
 def stops(module):
     """the stop token ends the text and is not in it"""
-    return [list(module.generate(Oracle(), [1], 9, block_size=4, temperature=0, stop=stop)) for stop in (8, 2, 7)]
+    return [
+        list(module.generate(Oracle(), [1], 9, block_size=4, temperature=0, stop=stop))
+        for stop in (8, 2, 7)
+    ]
 
 
 @check()
@@ -90,7 +93,9 @@ def frequencies(module):
     found = []
     for temperature in (1.0, 0.25):
         generator = torch.Generator().manual_seed(1)
-        ids = module.generate(Fixed(), [0], 400, block_size=4, temperature=temperature, generator=generator)
+        ids = module.generate(
+            Fixed(), [0], 400, block_size=4, temperature=temperature, generator=generator
+        )
         found.append([ids.count(token) / 400 for token in range(4)])
     return found
 
@@ -152,12 +157,12 @@ MISTAKES = [
     Mistake(
         "stop returned",
         """The stop token is part of what comes back. It only ends the text.""",
-        {"        if new == stop:\n            break\n        text.append(new)": "        text.append(new)\n        if new == stop:\n            break"},
+        {
+            "        if new == stop:\n            break\n        text.append(new)": "        text.append(new)\n        if new == stop:\n            break"
+        },
     ),
     Mistake(
-        "never stops",
-        """The stop token does not end the text.""",
-        {"if new == stop": "if False"},
+        "never stops", """The stop token does not end the text.""", {"if new == stop": "if False"}
     ),
     Mistake(
         "goes on after stop",

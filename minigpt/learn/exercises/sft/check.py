@@ -53,8 +53,14 @@ MISTAKES = [
     Mistake(
         "no START",
         """Turns do not begin with START and the role.""",
-        {"ids += [START, role, *words, END]": "ids += [role, *words, END]", "said += [False, False]": "said += [False]"},
-        {"ids += [START, role, *words, END]": "ids += [START, *words, END]", "said += [False, False]": "said += [False]"},
+        {
+            "ids += [START, role, *words, END]": "ids += [role, *words, END]",
+            "said += [False, False]": "said += [False]",
+        },
+        {
+            "ids += [START, role, *words, END]": "ids += [START, *words, END]",
+            "said += [False, False]": "said += [False]",
+        },
     ),
     Mistake(
         "END not learnt",
@@ -75,8 +81,12 @@ MISTAKES = [
     Mistake(
         "role learnt",
         """START and role count, too. Whoever asks for an answer has put them there; the assistant does not say them.""",
-        {"[False, False] + [role == ASSISTANT] * (len(words) + 1)": "[role == ASSISTANT] * (len(words) + 3)"},
-        {"[False, False] + [role == ASSISTANT]": "[False, role == ASSISTANT] + [role == ASSISTANT]"},
+        {
+            "[False, False] + [role == ASSISTANT] * (len(words) + 1)": "[role == ASSISTANT] * (len(words) + 3)"
+        },
+        {
+            "[False, False] + [role == ASSISTANT]": "[False, role == ASSISTANT] + [role == ASSISTANT]"
+        },
     ),
     Mistake(
         "masked by the input",
@@ -120,8 +130,9 @@ MISTAKES = [
         "mean of rows",
         """The mean is taken of each row first, then of the rows. Every target that counts weighs the same: add up all, and
         divide once.""",
-        {"F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)":
-         "torch.stack([F.cross_entropy(x, t, ignore_index=IGNORED) for x, t in zip(logits, targets)]).mean()"},
+        {
+            "F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)": "torch.stack([F.cross_entropy(x, t, ignore_index=IGNORED) for x, t in zip(logits, targets)]).mean()"
+        },
     ),
     Mistake(
         "sum",

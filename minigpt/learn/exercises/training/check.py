@@ -14,7 +14,7 @@ def _model():
 
 
 def _weights(model):
-    return {name: parameter for name, parameter in model.named_parameters()}
+    return dict(model.named_parameters())
 
 
 @check()
@@ -22,7 +22,9 @@ def decay(module):
     """matrices decay; gains and biases do not"""
     model = _model()
     optimizer = module.make_optimizer(model, 0.01, 0.1)
-    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    decays = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
     return {name: decays.get(id(p), "in no group") for name, p in model.named_parameters()}
 
 
@@ -37,13 +39,19 @@ def betas(module):
 @check()
 def warm_up(module):
     """the rate rises in a line, from lr / warmup at update 1 to lr at update warmup"""
-    return {f"update {i}": module.learning_rate(i, lr=1.0, min_lr=0.1, warmup=4, steps=12) for i in (1, 2, 3, 4)}
+    return {
+        f"update {i}": module.learning_rate(i, lr=1.0, min_lr=0.1, warmup=4, steps=12)
+        for i in (1, 2, 3, 4)
+    }
 
 
 @check()
 def cosine(module):
     """then it falls along half a cosine, to min_lr at the last update"""
-    return {f"update {i}": module.learning_rate(i, lr=1.0, min_lr=0.1, warmup=4, steps=12) for i in (5, 6, 8, 10, 11, 12)}
+    return {
+        f"update {i}": module.learning_rate(i, lr=1.0, min_lr=0.1, warmup=4, steps=12)
+        for i in (5, 6, 8, 10, 11, 12)
+    }
 
 
 @check()
@@ -80,7 +88,9 @@ def several(module):
     """training: each update at its own rate"""
     model = _model()
     optimizer = torch.optim.SGD(model.parameters(), lr=9.0)
-    batches = [(ids, ids.roll(-1, 1)) for ids in (IDS, IDS.flip(0), IDS.flip(1), IDS.T.contiguous(), IDS)]
+    batches = [
+        (ids, ids.roll(-1, 1)) for ids in (IDS, IDS.flip(0), IDS.flip(1), IDS.T.contiguous(), IDS)
+    ]
     losses = module.train(model, optimizer, batches, lr=1.0, min_lr=0.1, warmup=2, steps=5)
     return {"losses": losses} | _weights(model)
 
@@ -93,7 +103,9 @@ def learns(module):
     ids = (drawn(4, 8, seed=5) * 100).long() % 6
     ids = torch.arange(6).repeat(2, 2)
     optimizer = module.make_optimizer(model, 0.1, 0.01)
-    losses = module.train(model, optimizer, [(ids, (ids + 1) % 6)] * 40, lr=0.1, min_lr=0.01, warmup=5, steps=40)
+    losses = module.train(
+        model, optimizer, [(ids, (ids + 1) % 6)] * 40, lr=0.1, min_lr=0.01, warmup=5, steps=40
+    )
     return "learnt" if losses[-1] < 0.1 else "not learnt"
 
 
@@ -102,7 +114,9 @@ MISTAKES = [
         "decay on norms and biases",
         """Gains of norms and biases decay, too. Pulled to zero they only do harm: only parameters of two or more dimensions
         decay.""",
-        {'{"params": vectors, "weight_decay": 0.0}': '{"params": vectors, "weight_decay": weight_decay}'},
+        {
+            '{"params": vectors, "weight_decay": 0.0}': '{"params": vectors, "weight_decay": weight_decay}'
+        },
         {"p.dim() >= 2": "p.dim() >= 1", "p.dim() < 2": "p.dim() < 1"},
     ),
     Mistake(
@@ -130,12 +144,18 @@ MISTAKES = [
         """The warm-up is off by one: update 1 has a rate of 0 and does nothing. Updates are counted from 1, and update i has
         lr i / warmup.""",
         {"lr * update / warmup": "lr * (update - 1) / warmup"},
-        {"if update < warmup": "if update <= warmup", "lr * update / warmup": "lr * (update - 1) / warmup"},
+        {
+            "if update < warmup": "if update <= warmup",
+            "lr * update / warmup": "lr * (update - 1) / warmup",
+        },
     ),
     Mistake(
         "warm-up too slow",
         """Update `warmup` has not yet reached lr: divide by warmup, not by warmup + 1.""",
-        {"if update < warmup": "if update <= warmup", "lr * update / warmup": "lr * update / (warmup + 1)"},
+        {
+            "if update < warmup": "if update <= warmup",
+            "lr * update / warmup": "lr * update / (warmup + 1)",
+        },
     ),
     Mistake(
         "warm-up too fast",
@@ -145,7 +165,10 @@ MISTAKES = [
     Mistake(
         "no warm-up",
         """There is no warm-up: the first updates have the full rate.""",
-        {"if update < warmup": "if False", "done = (update - warmup)": "done = max(0, update - warmup)"},
+        {
+            "if update < warmup": "if False",
+            "done = (update - warmup)": "done = max(0, update - warmup)",
+        },
     ),
     Mistake(
         "warm-up from min_lr",
@@ -198,43 +221,55 @@ MISTAKES = [
         """The weights stay as they were: optimizer.step() is missing, or the gradients are cleared between backward and
         step.""",
         {"    optimizer.step()\n": ""},
-        {"    optimizer.zero_grad()\n": "", "    optimizer.step()": "    optimizer.zero_grad(set_to_none=False)\n    optimizer.step()"},
-        {"    optimizer.zero_grad()\n": "", "    optimizer.step()": "    optimizer.zero_grad()\n    optimizer.step()"},
+        {
+            "    optimizer.zero_grad()\n": "",
+            "    optimizer.step()": "    optimizer.zero_grad(set_to_none=False)\n    optimizer.step()",
+        },
+        {
+            "    optimizer.zero_grad()\n": "",
+            "    optimizer.step()": "    optimizer.zero_grad()\n    optimizer.step()",
+        },
     ),
     Mistake(
         "clipped before backward",
         """Clipping comes before backward, when there is nothing to clip yet, and what the step takes is not clipped.""",
-        {"    loss.backward()\n    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)":
-         "    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n    loss.backward()"},
+        {
+            "    loss.backward()\n    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)": "    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n    loss.backward()"
+        },
     ),
     Mistake(
         "not clipped",
         """The gradients are not clipped, or only after the step. Between backward and step, scale them to a norm of 1 where it
         is more.""",
         {"model.parameters(), 1.0)": 'model.parameters(), float("inf"))'},
-        {"    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n    optimizer.step()":
-         "    optimizer.step()\n    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)"},
+        {
+            "    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n    optimizer.step()": "    optimizer.step()\n    norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
+        },
     ),
     Mistake(
         "clipped one by one",
         """Each parameter's gradient is clipped by its own norm, which bends the direction. The norm is that of all gradients
         together, and all are scaled by one factor.""",
-        {"norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)":
-         "norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()\n    for p in model.parameters():\n        nn.utils.clip_grad_norm_([p], 1.0)"},
+        {
+            "norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)": "norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()\n    for p in model.parameters():\n        nn.utils.clip_grad_norm_([p], 1.0)"
+        },
     ),
     Mistake(
         "clipped by value",
         """Single numbers of the gradient are cut off, which bends its direction. Scale all by one factor: clip_grad_norm_.""",
-        {"norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)":
-         'norm = nn.utils.clip_grad_norm_(model.parameters(), float("inf"))\n    nn.utils.clip_grad_value_(model.parameters(), 1.0)'},
-        {"norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)":
-         'norm = nn.utils.clip_grad_norm_(model.parameters(), float("inf"))\n    nn.utils.clip_grad_value_(model.parameters(), 0.1)'},
+        {
+            "norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)": 'norm = nn.utils.clip_grad_norm_(model.parameters(), float("inf"))\n    nn.utils.clip_grad_value_(model.parameters(), 1.0)'
+        },
+        {
+            "norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)": 'norm = nn.utils.clip_grad_norm_(model.parameters(), float("inf"))\n    nn.utils.clip_grad_value_(model.parameters(), 0.1)'
+        },
     ),
     Mistake(
         "always scaled",
         """Gradients that are smaller than 1 are scaled up to it. Clipping only ever makes them smaller.""",
-        {"norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)":
-         'norm = nn.utils.clip_grad_norm_(model.parameters(), float("inf"))\n    for p in model.parameters():\n        p.grad /= norm'},
+        {
+            "norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)": 'norm = nn.utils.clip_grad_norm_(model.parameters(), float("inf"))\n    for p in model.parameters():\n        p.grad /= norm'
+        },
     ),
     Mistake(
         "norm after clipping",
@@ -245,8 +280,9 @@ MISTAKES = [
     Mistake(
         "loss after the step",
         """The loss that is returned was taken after the step, on a batch that the model has just seen.""",
-        {"    return loss.item(), norm.item()":
-         "    loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())\n    return loss.item(), norm.item()"},
+        {
+            "    return loss.item(), norm.item()": "    loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())\n    return loss.item(), norm.item()"
+        },
     ),
     Mistake(
         "sum",
@@ -266,7 +302,8 @@ MISTAKES = [
     Mistake(
         "rate set too late",
         """The rate is set after the update, so each update has the rate of the one before it.""",
-        {'        for group in optimizer.param_groups:\n            group["lr"] = learning_rate(number, lr=lr, min_lr=min_lr, warmup=warmup, steps=steps)\n        losses.append(update(model, optimizer, inputs, targets)[0])':
-         '        losses.append(update(model, optimizer, inputs, targets)[0])\n        for group in optimizer.param_groups:\n            group["lr"] = learning_rate(number, lr=lr, min_lr=min_lr, warmup=warmup, steps=steps)'},
+        {
+            '        for group in optimizer.param_groups:\n            group["lr"] = learning_rate(number, lr=lr, min_lr=min_lr, warmup=warmup, steps=steps)\n        losses.append(update(model, optimizer, inputs, targets)[0])': '        losses.append(update(model, optimizer, inputs, targets)[0])\n        for group in optimizer.param_groups:\n            group["lr"] = learning_rate(number, lr=lr, min_lr=min_lr, warmup=warmup, steps=steps)'
+        },
     ),
 ]
