@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minigpt.errors import plain
+from minigpt.learn.rules import Judged
 
 FEW = 24  # numbers that are shown in full
 LONGEST = 300  # characters of anything that is shown
@@ -33,6 +34,8 @@ def difference(expected: Any, received: Any, within: float) -> Difference | None
 
     Lists and tuples are the same, and so are numbers and tensors of one; floating-point types do not matter.
     """
+    if isinstance(expected, Judged):
+        expected, received = expected.as_what, received.as_what
     expected, received = _number(expected), _number(received)
     if isinstance(expected, Tensor):
         return _of_tensors(expected, received, within)
@@ -134,7 +137,7 @@ RELATIONS: list[tuple[str, Callable[[Tensor, Tensor], bool]]] = [
     ("it holds infinite numbers", lambda e, r: bool(r.isinf().any() and not e.isinf().any())),
     ("each has the wrong sign", lambda e, r: _all_close(-e, r)),
     ("the last two dimensions are exchanged", lambda e, r: _are_transposed(e, r)),
-    ("the numbers are right and stand in another order", lambda e, r: e.numel() > 1 and _all_close(_sorted(e), _sorted(r))),
+    ("the numbers are right and stand in another order", lambda e, r: _all_close(_sorted(e), _sorted(r))),
     ("all are zero", lambda e, r: bool((r == 0).all())),
 ]  # fmt: skip
 

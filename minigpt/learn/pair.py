@@ -103,6 +103,7 @@ class Team:
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
             with contextlib.suppress(OSError):
                 pipe.close()
 

@@ -8,10 +8,25 @@ its hint is shown. So a hint depends on what code does, never on how it is writt
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came out of something that may well come out in several ways, such as a training.
+
+    Attributes:
+        as_what: right is what is judged as the solution is.
+        seen: what it was judged by; a known mistake explains what gives just the same.
+    """
+
+    as_what: str
+    seen: Any
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def filled(module: nn.Module, size: float = 0.3) -> nn.Module:
+def filled(module: M, size: float = 0.3) -> M:
     """Give each parameter of a module values that depend on its name and shape alone, and return the module."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():

@@ -14,8 +14,8 @@ GENERAL = {
     "syntax": "Python cannot read the file; mend that line or the one before it.",
     "missing": "minigpt learn start writes the file to fill, with all the names that are called.",
     "unwritten": "Fill in its body; what goes in and what comes out is in its docstring.",
-    "signature": "Take the arguments as they stand in the file to fill; minigpt learn start NAME --out OTHER writes it anew.",
-    "changed": "Work on a copy, or with what makes something new: masked_fill, not masked_fill_; x = x + 1, not x += 1.",
+    "signature": "Take the arguments as they stand in the file to fill; learn start --out OTHER writes it anew.",
+    "changed": "Work on a copy, or with what makes something new: masked_fill, not masked_fill_; x = x + 1 for x += 1.",
     "endless": "A loop does not end. Print what changes in it, and look at when it should stop.",
     "waiting": "Look for a call of torch.distributed inside of an if that depends on the rank.",
     "crash": "The last thing it did is in the line above; call it by itself.",
@@ -64,7 +64,10 @@ class Verdict:
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Self:
         """Return the verdict that `fields`, through JSON, was."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        made: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+        }
+        return cls(**made)
 
 
 def said(exercise: Exercise, verdict: Verdict) -> str:

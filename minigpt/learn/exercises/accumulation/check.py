@@ -65,10 +65,10 @@ def twice(module):
 @check()
 def frees(module):
     """each piece goes backward before the next begins"""
-    model = filled(nn.Sequential(nn.Embedding(4, 4)), 1.0)
-    order = []
+    table, order = filled(nn.Embedding(4, 4), 1.0), []
+    model = nn.Sequential(table)
     model.register_forward_pre_hook(lambda *_: order.append("forward"))
-    model[0].weight.register_hook(lambda gradient: order.append("backward"))
+    table.weight.register_hook(lambda gradient: order.append("backward"))
     module.accumulate(model, _pieces([0], [2]))
     return order
 

@@ -35,7 +35,7 @@ def loss(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def train_bigram(ids: Tensor, vocab_size: int, steps: int = 60) -> tuple[nn.Module, float]:
-    """Return a `Bigram` of 32 hidden channels trained on all but the last tenth of (n,) ids, and its loss on that tenth.
+    """Return a `Bigram` of 32 hidden channels, trained on all but the last tenth of (n,) ids, and its loss there.
 
     Each step takes the whole training part; the optimiser is AdamW with a learning rate of 0.03.
     """

@@ -15,7 +15,7 @@ def by_hand() -> list[list[int]]:
 
 
 def causal_mask(new: int, seen: int = 0) -> Tensor:
-    """Return the mask of `new` queries after `seen` other positions, (new, seen + new) bool, true where one may look."""
+    """Return the mask of `new` queries after `seen` other positions, (new, seen + new) bool; true: may look."""
     return torch.ones(new, seen + new, dtype=torch.bool).tril(seen)
 
 

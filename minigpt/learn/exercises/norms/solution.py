@@ -39,7 +39,7 @@ def stack(x: Tensor, norm: Function, parts: list[Function], kind: str) -> list[T
 def gradient_sizes(
     x: Tensor, norm: Function, parts: list[Function], kind: str, factors: Tensor
 ) -> list[float]:
-    """Return the norm of the gradient at the stream before each part; the loss is the sum of the output times factors."""
+    """Return the norm of the gradient at the stream before each part, of the loss sum(output · factors)."""
     stream = stack(x.clone().requires_grad_(), norm, parts, kind)
     loss = (stream[-1] * factors).sum()
     return [gradient.norm().item() for gradient in torch.autograd.grad(loss, stream[:-1])]

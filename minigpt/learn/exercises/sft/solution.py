@@ -20,7 +20,7 @@ def written(turns: list[Turn]) -> tuple[list[int], list[bool]]:
 
 
 def example(turns: list[Turn]) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets, one less than there are ids, (n - 1,) each; -100 where the assistant does not speak."""
+    """Return inputs and targets of n ids, (n - 1,) each; a target that the assistant does not say is -100."""
     ids, said = map(torch.tensor, written(turns))
     return ids[:-1], ids[1:].masked_fill(~said[1:], IGNORED)
 
