@@ -132,7 +132,7 @@ def learn_check(which: WHICH, file: Path, /, *, as_json: JSON = False) -> None:
     from minigpt.learn.path import find
     from minigpt.learn.process import judge_apart
     from minigpt.learn.record import Record
-    from minigpt.learn.verdict import said
+    from minigpt.learn.words import said
 
     exercise = find(which)
     record = Record(Path())

@@ -12,8 +12,8 @@ from minigpt.learn.explain import PATIENCE, mistakes_made, outcome_of, right_ans
 from minigpt.learn.outcome import Answer, Failure, Outcome
 from minigpt.learn.path import Exercise
 from minigpt.learn.rules import Check, Mistake
-from minigpt.learn.verdict import Verdict
 from minigpt.learn.versions import Version, rules_of
+from minigpt.learn.words import Verdict
 
 SECONDS = 20.0  # that an attempt may take in one check
 

@@ -68,7 +68,8 @@ class Exercise:
     @property
     def start(self) -> str:
         """The file to fill: the solution without what it does."""
-        opening = f"{self.title}.\n\nRead: minigpt learn show {self.name}\nCheck: minigpt learn check {self.name} FILE"
+        read, check = (f"minigpt learn {verb} {self.name}" for verb in ("show", "check"))
+        opening = f"{self.title}.\n\nRead: {read}\nCheck: {check} FILE\n"
         return skeleton(self.solution, opening)
 
 

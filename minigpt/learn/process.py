@@ -22,7 +22,7 @@ from typing import Any
 
 from minigpt.errors import UserError
 from minigpt.learn.path import Exercise, find
-from minigpt.learn.verdict import Verdict
+from minigpt.learn.words import Verdict
 
 SECONDS = 20.0  # that the code may take in one check
 GRACE = 5.0  # seconds until it is ended by force

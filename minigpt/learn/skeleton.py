@@ -15,7 +15,7 @@ def skeleton(solution: str, opening: str) -> str:
     tree, lines = ast.parse(solution), solution.splitlines()
     new: dict[int, list[str]] = {}  # what comes in place of a line, by its index
     docstring = tree.body[0]
-    _put(new, _span(docstring), [f'"""{opening}\n"""'])
+    _put(new, _span(docstring), [f'"""{opening}"""'])
     for function in _functions(tree, lines):
         first, last = _span(function)
         if function.name.startswith("_") and not function.name.startswith("__"):
