@@ -58,7 +58,7 @@ def pairs(ids):
 def loss(model, ids):
     x, y = pairs(ids)
     return -model(x).log_softmax(-1)[torch.arange(len(y)), y].mean()
-def train_bigram(ids, vocab_size, steps=60):
+def train_bigram(ids, vocab_size, steps=40):
     n = int(0.9 * len(ids))
     model = Bigram(vocab_size, 32)
     opt = torch.optim.AdamW(model.parameters(), lr=0.03)
@@ -520,7 +520,7 @@ def causal_mask(new, seen=0):
         (
             "held out in name only",
             """
-def train_bigram(ids, vocab_size, steps=60):
+def train_bigram(ids, vocab_size, steps=40):
     model = Bigram(vocab_size, 32)
     opt = torch.optim.AdamW(model.parameters(), lr=0.03)
     for _ in range(steps):
@@ -884,7 +884,7 @@ OTHER = {
         ("changes what it is given", "_attend = attend\ndef attend(query, key, value, mask=None):\n    query *= 1.0001\n    return _attend(query, key, value, mask)\n"),
     ],
     "mask": [("shape", "_m = causal_mask\ndef causal_weights(scores):\n    return _m(4).int()\n")],
-    "bigram": [("another number", "_t = train_bigram\ndef train_bigram(ids, vocab_size, steps=60):\n    return _t(ids, vocab_size, steps)[0], 1.0\n")],
+    "bigram": [("another number", "_t = train_bigram\ndef train_bigram(ids, vocab_size, steps=40):\n    return _t(ids, vocab_size, steps)[0], 1.0\n")],
     "sampler": [("0.", "def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):\n    return torch.full_like(logits, 0.25)\n")],
     "characters": [("is still to be written", "class Characters(Characters):\n    def decode(self, ids):\n        raise NotImplementedError\n")],
     "bpe": [("[", "def train_merges(words, count):\n    return [(1, 2)] * count\n")],

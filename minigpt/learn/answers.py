@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minigpt.errors import plain
 from minigpt.learn.rules import Judged
 
 FEW = 24  # numbers that are shown in full
+MOST = 3  # entries of a dictionary that are shown where more differ
 LONGEST = 300  # characters of anything that is shown
 
 
@@ -99,10 +100,13 @@ def _of_dicts(expected: dict, received: Any, within: float) -> Difference | None
             if keys
         ]
         return Difference(", ".join(map(str, expected)), " and ".join(says))
-    for key, value in expected.items():
-        if found := difference(value, received[key], within):
-            return Difference(f"{key}: {found.expected}", f"{key}: {found.received}", found.remark)
-    return None
+    found = {key: difference(value, received[key], within) for key, value in expected.items()}
+    differ = [(key, one) for key, one in found.items() if one is not None][:MOST]
+    if not differ:
+        return None
+    right = ", ".join(f"{key}: {one.expected}" for key, one in differ)
+    wrong = ", ".join(f"{key}: {one.received}" for key, one in differ)
+    return Difference(right, wrong, differ[0][1].remark)
 
 
 def _of_lists(expected: list | tuple, received: Any, within: float) -> Difference | None:
@@ -203,6 +207,9 @@ def in_short(value: Any) -> str:
         )
     if value is None or isinstance(value, bool | int | str | bytes):
         return _cut(repr(value))
+    if isinstance(value, nn.Sequential):
+        parts = ", ".join(f"{name}: {type(part).__name__}" for name, part in value.named_children())
+        return f"Sequential({parts})"
     return f"{'an' if type(value).__name__[0] in 'AEIOU' else 'a'} {type(value).__name__}"
 
 

@@ -6,6 +6,9 @@ the ones that were made. Where several do, those count that agree with the attem
 
 import functools
 import time
+from typing import Any
+
+from torch import Tensor
 
 from minigpt.learn.answers import difference
 from minigpt.learn.outcome import Answer, Failure, Outcome, look_at
@@ -52,12 +55,34 @@ def mistakes_made(
             for rival in some(exercise)
             if (some is rivals or time.monotonic() < until)
             and _just_the_same(found, wrong_answer(exercise, number, rival), checks[number])
+            and (_tells(found) or _holds_before(exercise, number, rival))
         ]
         if len({r.mistakes for r in alike}) > 1:
             alike.sort(key=lambda rival: -_agreeing(exercise, number, attempt, rival))
         if alike:
             return alike[0].mistakes
     return ()
+
+
+def _tells(found: Outcome) -> bool:
+    """Return whether an outcome is such that two rarely give the same by chance: numbers, not words."""
+
+    def numbers(value: Any) -> bool:
+        if isinstance(value, dict):
+            return any(map(numbers, value.values()))
+        if isinstance(value, list):
+            return any(map(numbers, value))
+        return isinstance(value, Tensor | Judged | float | int) and not isinstance(value, bool)
+
+    return isinstance(found, Answer) and numbers(found.value)
+
+
+def _holds_before(exercise: Exercise, number: int, rival: Rival) -> bool:
+    """Return whether a rival, as the attempt, passes all checks before this one."""
+    return all(
+        same(right_answer(exercise, n)[0], wrong_answer(exercise, n, rival), check)
+        for n, check in enumerate(rules_of(exercise)[0][:number])
+    )
 
 
 def _agreeing(exercise: Exercise, number: int, attempt: Version, rival: Rival) -> int:

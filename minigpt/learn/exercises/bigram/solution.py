@@ -34,7 +34,7 @@ def loss(model: nn.Module, ids: Tensor) -> Tensor:
     return F.cross_entropy(model(inputs), targets)
 
 
-def train_bigram(ids: Tensor, vocab_size: int, steps: int = 60) -> tuple[nn.Module, float]:
+def train_bigram(ids: Tensor, vocab_size: int, steps: int = 40) -> tuple[nn.Module, float]:
     """Return a `Bigram` of 32 hidden channels, trained on all but the last tenth of (n,) ids, and its loss there.
 
     Each step takes the whole training part; the optimiser is AdamW with a learning rate of 0.03.

@@ -53,11 +53,11 @@ def all_at_once(module):
     ]
 
 
-@check(within=0.08)
+@check(within=0.1)
 def frequencies(module):
     """tokens are drawn as often as they are likely"""
     generator = torch.Generator().manual_seed(0)
-    draws = [module.sample(LOGITS, generator, 1.0, 3, 1.0) for _ in range(400)]
+    draws = [module.sample(LOGITS, generator, 0.5, 2, 1.0) for _ in range(200)]
     return [draws.count(token) / len(draws) for token in range(4)]
 
 

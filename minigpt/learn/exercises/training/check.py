@@ -118,6 +118,18 @@ MISTAKES = [
             '{"params": vectors, "weight_decay": 0.0}': '{"params": vectors, "weight_decay": weight_decay}'
         },
         {"p.dim() >= 2": "p.dim() >= 1", "p.dim() < 2": "p.dim() < 1"},
+        {
+            "[p for p in parameters if p.dim() >= 2]": '[p for n, p in model.named_parameters() if "bias" not in n]',
+            "[p for p in parameters if p.dim() < 2]": '[p for n, p in model.named_parameters() if "bias" in n]',
+        },
+    ),
+    Mistake(
+        "no decay of embeddings",
+        """Embeddings do not decay. Some leave them out, but here every parameter of two or more dimensions decays.""",
+        {
+            "[p for p in parameters if p.dim() >= 2]": "[m.weight for m in model.modules() if isinstance(m, nn.Linear)]",
+            "[p for p in parameters if p.dim() < 2]": "[p for p in parameters if all(p is not q for q in matrices)]",
+        },
     ),
     Mistake(
         "decay the wrong way round",
