@@ -2,7 +2,7 @@ import pytest
 
 from minigpt.learn import pair
 from minigpt.learn.outcome import Answer, Failure
-from minigpt.learn.pair import ALONE, look_together
+from minigpt.learn.pair import ALONE, GONE, look_together
 from minigpt.learn.path import find
 from minigpt.learn.versions import Version, rules_of
 
@@ -38,8 +38,14 @@ def test_who_waits_in_vain_is_told_so(monkeypatch):
 
 
 def test_a_process_that_ends_is_replaced():
-    assert looked("\nimport os\ndef own_rows(batch):\n    os._exit(3)\n") == ALONE
+    assert looked("\nimport os\ndef own_rows(batch):\n    os._exit(3)\n") == GONE
     assert isinstance(looked(""), Answer)
+
+
+def test_what_is_neither_numbers_nor_text_cannot_be_used():
+    found = looked("\nclass A: pass\ndef own_rows(batch):\n    return A()\n")
+    assert isinstance(found, Failure)
+    assert (found.kind, "an A" in found.what) == ("unusable", True)
 
 
 def test_printing_does_not_come_between():

@@ -11,6 +11,7 @@ import functools
 import io
 import json
 import os
+import pickle
 import queue
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from typing import Any, TextIO
 import torch
 import torch.distributed as dist
 
+from minigpt.learn.answers import in_short
 from minigpt.learn.outcome import Answer, Failure, Outcome, look_at
 from minigpt.learn.path import Exercise, find
 from minigpt.learn.versions import Version, rules_of
@@ -33,6 +35,7 @@ ALONE = Failure(
     "one process waits for the other, which does not come: each has to call the same collective operations "
     "(all_reduce, broadcast) in the same order, whatever its rank",
 )
+GONE = Failure("ended", "it ended one of the processes, as os._exit or a crash does")
 PATIENCE = 10.0  # seconds that a process waits for another one
 START = 300.0  # seconds that a process may take to start: torch may take long
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
@@ -48,9 +51,9 @@ def look_together(exercise: Exercise, number: int, version: Version, seconds: fl
         "meeting": str(meeting), "size": size, "seconds": seconds,
     }  # fmt: skip
     found = together.do(job, seconds + 2 * PATIENCE)
-    if found is None:
+    if isinstance(found, Failure):
         _team.cache_clear()
-        return ALONE
+        return found
     failed = sorted((at, i) for i, (at, one) in enumerate(found) if isinstance(one, Failure))
     if failed:
         # Who waits in vain says so later than who did not come.
@@ -84,19 +87,23 @@ class Team:
         for answers in self._answers:  # so that they come to the first meeting together
             answers.get(timeout=START)
 
-    def do(self, job: dict[str, Any], seconds: float) -> list[tuple[float, Outcome]] | None:
-        """Return when each process was done and what came out; None: one of them is gone, and all are ended."""
+    def do(self, job: dict[str, Any], seconds: float) -> list[tuple[float, Outcome]] | Failure:
+        """Return when each process was done and what came out, or why all are ended: one is gone, or silent."""
         until = time.monotonic() + seconds
         try:
             for process in self._processes:
                 process.stdin.write(json.dumps(job) + "\n")
                 process.stdin.flush()
-            return [
-                _unpacked(q.get(timeout=max(0.1, until - time.monotonic()))) for q in self._answers
-            ]
-        except (queue.Empty, OSError, ValueError):
+            lines = [q.get(timeout=max(0.1, until - time.monotonic())) for q in self._answers]
+        except queue.Empty:
             self._stack.close()
-            return None
+            return ALONE
+        except OSError:
+            lines = [""]
+        if not all(lines):
+            self._stack.close()
+            return GONE
+        return [_unpacked(line) for line in lines]
 
     @staticmethod
     def _end(process: subprocess.Popen) -> None:
@@ -121,18 +128,19 @@ def _read(pipe: TextIO, answers: queue.Queue[str]) -> None:
 
 
 def _packed(outcome: Outcome) -> str:
+    """Return an outcome as a line; one that holds what is neither numbers nor text is a failure."""
     held = io.BytesIO()
-    fields = {"kind": type(outcome).__name__, "at": time.time()} | vars(outcome)
-    torch.save(fields, held)
-    return base64.b64encode(held.getvalue()).decode()
+    try:
+        torch.save([type(outcome).__name__, time.time(), vars(outcome)], held)
+        _unpacked(line := base64.b64encode(held.getvalue()).decode())
+    except (TypeError, AttributeError, pickle.PickleError):
+        value = in_short(getattr(outcome, "value", None))
+        return _packed(Failure("unusable", f"what came back cannot be used; it was {value}"))
+    return line
 
 
 def _unpacked(line: str) -> tuple[float, Outcome]:
-    """Raises: ValueError: there is nothing; the process is gone."""
-    if not line:
-        raise ValueError("gone")
-    fields = torch.load(io.BytesIO(base64.b64decode(line)), weights_only=True)
-    kind, at = fields.pop("kind"), fields.pop("at")
+    kind, at, fields = torch.load(io.BytesIO(base64.b64decode(line)), weights_only=True)
     return at, Answer(**fields) if kind == "Answer" else Failure(**fields)
 
 
