@@ -98,3 +98,9 @@ def test_values_are_shown_in_a_line():
     assert len(in_short(list(range(10**4)))) <= 400
     assert len(in_short("x" * 10**6)) <= 400
     assert "\n" not in in_short("a\nb")
+
+
+def test_the_part_that_differs_is_told():
+    assert difference([1, [2, 3], [4]], [1, [2, 9], [5]], 1e-4).place == 1
+    assert difference([[1], [2, 3]], [[1], [2, 9]], 1e-4).received == "[2, 9]"
+    assert difference({"a": 1, "b": 2}, {"a": 1, "b": 3}, 1e-4).place == 1

@@ -40,3 +40,9 @@ def test_each_check_is_announced():
     judge(ATTENTION, ATTENTION.solution, doing=heard.append)
     assert [note["title"] for note in heard] == [title for title in TITLES for _ in "ab"]
     assert [note["began"] is None for note in heard] == [False, True] * len(TITLES)
+
+
+def test_the_call_that_is_shown_is_the_one_that_differs():
+    sampler = find("sampler")
+    verdict = judge(sampler, sampler.solution.replace("before >= top_p", "before >= 0.7"))
+    assert verdict.call.endswith("top_p=0.4)")

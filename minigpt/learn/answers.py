@@ -1,7 +1,7 @@
 """What came out and what should have come out in; where they differ, in words, out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from minigpt.learn.rules import Judged
 
 FEW = 24  # numbers that are shown in full
 MOST = 3  # entries of a dictionary that are shown where more differ
+SHORT = 100  # characters of a list that is shown whole
 LONGEST = 300  # characters of anything that is shown
 
 
@@ -23,11 +24,13 @@ class Difference:
     Attributes:
         expected, received: the part that differs, in short.
         remark: what can be said of the answer as a whole.
+        place: of a list or a dictionary, which of its parts differs first.
     """
 
     expected: str
     received: str
     remark: str = ""
+    place: int | None = None
 
 
 def difference(expected: Any, received: Any, within: float) -> Difference | None:
@@ -106,21 +109,24 @@ def _of_dicts(expected: dict, received: Any, within: float) -> Difference | None
         return None
     right = ", ".join(f"{key}: {one.expected}" for key, one in differ)
     wrong = ", ".join(f"{key}: {one.received}" for key, one in differ)
-    return Difference(right, wrong, differ[0][1].remark)
+    return Difference(right, wrong, differ[0][1].remark, list(expected).index(differ[0][0]))
 
 
 def _of_lists(expected: list | tuple, received: Any, within: float) -> Difference | None:
     if not isinstance(received, list | tuple):
         return Difference(f"a list, {in_short(expected)}", in_short(received))
     simple = all(isinstance(part, int | float | str) for part in [*expected, *received])
-    places = range(min(len(expected), len(received)))
-    found = next((d for i in places if (d := difference(expected[i], received[i], within))), None)
+    each = (difference(one, other, within) for one, other in zip(expected, received, strict=False))
+    place, found = next(((i, d) for i, d in enumerate(each) if d), (None, None))
     if found is None and len(expected) == len(received):
         return None
-    if simple or found is None:
+    if simple or found is None or place is None:
         remark = "" if found else f"{len(expected)} were wanted, {len(received)} came"
-        return Difference(in_short(expected), in_short(received), remark)
-    return found
+        return Difference(in_short(expected), in_short(received), remark, place)
+    parts = [in_short(value[place]) for value in (expected, received)]
+    if isinstance(expected[place], list | tuple) and max(map(len, parts)) <= SHORT:
+        return Difference(*parts, found.remark, place)
+    return replace(found, place=place)
 
 
 def _kind(x: Tensor) -> str:

@@ -63,6 +63,10 @@ def _told(
     else:
         differs = difference(right.value, found.value, check.within)
         assert differs is not None
+        if differs.place is not None and len(found.calls) == len(
+            found.value
+        ):  # a call for each part
+            verdict = replace(verdict, call=found.calls[differs.place])
         verdict = replace(
             verdict, expected=differs.expected, received=differs.received, remark=differs.remark
         )

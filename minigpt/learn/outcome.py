@@ -16,7 +16,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,11 +35,16 @@ class Answer:
 
     Attributes:
         value: of the check.
-        call: of the learner's code, the last one, in words.
+        calls: of the learner's code, in words.
     """
 
     value: Any
-    call: str = ""
+    calls: list[str] = field(default_factory=list)
+
+    @property
+    def call(self) -> str:
+        """The last call."""
+        return self.calls[-1] if self.calls else ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def look_at(check: Check, version: Version, seconds: float) -> Outcome:
         with _at_most(seconds), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             glass = Glass(_loaded(version))
-            return Answer(kept(check.look(glass)), glass.last_call)
+            return Answer(kept(check.look(glass)), glass.calls)
     except Stopped as stopped:
         return stopped.failure
     except TimeUpError as error:
@@ -105,13 +110,19 @@ class Glass:
     """A module, looked at from outside: what it is asked for and called with is remembered.
 
     Attributes:
-        last_call: in words.
+        calls: in words.
         last_returned: what came back from it.
     """
 
     def __init__(self, module: types.ModuleType) -> None:
         self._module, self._inside = module, False
-        self.last_call, self.last_returned = "", None
+        self.calls: list[str] = []
+        self.last_returned = None
+
+    @property
+    def last_call(self) -> str:
+        """The last call, in words."""
+        return self.calls[-1] if self.calls else ""
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._module, name, None)
@@ -160,7 +171,7 @@ class Glass:
             )
             what = f"{name} takes other arguments than in the file to fill: {error}"
             raise Stopped(Failure("signature", what, f"{name}({given})")) from None
-        self.last_call = f"{name}({', '.join(f'{k}={in_short(v)}' for k, v in bound)})"
+        self.calls.append(f"{name}({', '.join(f'{k}={in_short(v)}' for k, v in bound)})")
 
     def _see_methods(self, made: Any, name: str) -> None:
         """Look at the methods of an object, too; torch finds its `forward` in the object first."""
