@@ -1,6 +1,17 @@
 """The verbs: each parses its options, calls one function, and prints what comes back."""
 
-from minigpt.cli import bench, chatting, data, models, serving, training, tuning, using, watching
+from minigpt.cli import (
+    bench,
+    chatting,
+    data,
+    learning,
+    models,
+    serving,
+    training,
+    tuning,
+    using,
+    watching,
+)
 from minigpt.cli.app import app, run
 
 __all__ = [
@@ -8,6 +19,7 @@ __all__ = [
     "bench",
     "chatting",
     "data",
+    "learning",
     "models",
     "run",
     "serving",
