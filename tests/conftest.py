@@ -101,6 +101,14 @@ def trained(small_text, tmp_path_factory):
     return train(config, tmp_path_factory.mktemp("trained") / "run")
 
 
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory):
+    """Two runs that have learnt conversations: all weights, and an adapter of that to which others are answers."""
+    from .talking import tuned_in
+
+    return tuned_in(tmp_path_factory.mktemp("tuned"))
+
+
 @pytest.fixture
 def small_config(small_text):
     """A run of seconds with everything in it that exactness depends on: dropout, accumulation, several epochs."""

@@ -15,6 +15,7 @@ from minigpt.config import (
     SampleConfig,
     TrainConfig,
 )
+from minigpt.finetune.tuning import finetune
 from minigpt.model.transformer import GPT
 from minigpt.tokenizer import Tokenizer, bpe_tokenizer
 
@@ -60,3 +61,17 @@ def tuning(base: Path, chats: Path, *, rank: int = 4, **train) -> RunConfig:
 
 def longer(config: RunConfig, steps: int) -> RunConfig:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
+
+
+def tuned_in(folder: Path) -> dict[str, Path]:
+    """Tune all weights of a base on conversations, and an adapter of that on others; return the runs by name."""
+    write_chats(folder / "chats.jsonl")
+    write_chats(folder / "others.jsonl", answers=OTHERS)
+    runs, base = {}, write_base(folder / "base")
+    for name, rank, chats in (("all", 0, "chats.jsonl"), ("adapter", 8, "others.jsonl")):
+        config = tuning(
+            base, folder / chats, rank=rank, steps=120, eval_every=60, checkpoint_every=60
+        )
+        config = dataclasses.replace(config, model=ModelConfig())
+        base = runs[name] = finetune(config, folder / name)
+    return runs
