@@ -244,7 +244,8 @@ def _model_files(entries: Mapping[str, zipfile.ZipInfo]) -> dict[str, zipfile.Zi
     if not found:
         if any(PurePosixPath(name).name == "adapter_config.json" for name in entries):
             raise UserError(
-                "the archive holds an adapter without its base; merge it first: minigpt export ADAPTER --to hf --out DIR"
+                "the archive holds an adapter without its base; merge them first: minigpt export ADAPTER --to hf "
+                "--out DIR"
             )
         raise UserError(
             "the archive holds no config.json and so no model; zip a run directory or a Hugging Face directory"
