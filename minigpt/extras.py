@@ -11,6 +11,7 @@ EXTRAS = {
     "scale": ("datatrove", "orjson"),
     "hf": ("transformers",),
     "gguf": ("gguf",),
+    "serve": ("fastapi", "uvicorn"),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
 }

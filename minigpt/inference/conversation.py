@@ -37,20 +37,23 @@ class Conversation:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, template: str | None = None, system: str | None = None
+        self,
+        tokenizer: Tokenizer,
+        template: str | Template | None = None,
+        system: str | None = None,
     ) -> None:
         """Begin a conversation.
 
         Args:
             tokenizer: of the model.
-            template: Jinja; None: the conversation is one text.
+            template: Jinja, compiled or not; None: the conversation is one text.
             system: what stands before all turns, and always stays; only with a template.
 
         Raises:
             UserError: the template is damaged, or the tokenizer does not know a character of `system`.
         """
         self._tokenizer = tokenizer
-        self._template = None if template is None else Template(template, tokenizer)
+        self._template = Template(template, tokenizer) if isinstance(template, str) else template
         self.ends = frozenset() if self._template is None else self._template.ends()
         self._line_end = _line_end(tokenizer)
         self.messages: list[Message] = []

@@ -94,12 +94,14 @@ class Product:
 
 
 def _prepacked(weight: Tensor, rows: int) -> Tensor | None:
-    """Return the weights in the order in which oneDNN reads them; None where there is no oneDNN.
+    """Return the weights in the order in which oneDNN reads them; None where there is no oneDNN, or it cannot use them.
 
     It halves the time of a bf16 product with one row, and of one in fp32 with sixteen: docs/experiments.md.
     """
     if weight.device.type != "cpu" or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return None
+    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None  # it needs AVX-512
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
 
 

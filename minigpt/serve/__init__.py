@@ -1,1 +1,1 @@
-"""Serving: models over HTTP, and the page to use them by."""
+"""Models in, an HTTP server out that speaks as OpenAI's does, on the batched engine."""

@@ -1,0 +1,140 @@
+"""The verb that answers over HTTP: serve."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from minigpt.cli.app import FLAG, JSON, app, finish, say, text_of
+from minigpt.cli.settings import DTYPE, QUANTIZE
+from minigpt.errors import UserError, plain
+from minigpt.extras import require
+from minigpt.files import expanded
+
+LIST = Parameter(negative="")
+
+
+@app.command
+def serve(
+    run: str,
+    /,
+    *more: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key_file: Path | None = None,
+    insecure: FLAG = False,
+    allow_host: Annotated[tuple[str, ...], LIST] = (),
+    allow_origin: Annotated[tuple[str, ...], LIST] = (),
+    slots: int = 16,
+    queue: int = 128,
+    max_tokens: int = 4096,
+    grace: float = 30.0,
+    log: str = "text",
+    device: str = "auto",
+    dtype: DTYPE = "auto",
+    quantize: QUANTIZE = "none",
+    compile: FLAG = False,
+    as_json: JSON = False,
+) -> None:
+    """Answer over HTTP as OpenAI's servers do, until Ctrl-C: /v1/models, /v1/completions, /v1/chat/completions.
+
+    Example: minigpt serve runs/demo
+    Then:    curl http://127.0.0.1:8000/v1/completions -H "Content-Type: application/json" -d '{"prompt": "Return "}'
+
+    Parameters
+    ----------
+    run
+        A run, a Hugging Face directory, an adapter, hf:OWNER/NAME, or a file of weights; NAME=RUN gives it a name.
+    more
+        Further ones, each under its own name.
+    host
+        The address to listen on; any but 127.0.0.1 needs --api-key-file or --insecure.
+    port
+        0: one that is free.
+    api_key_file
+        A file with keys, one a line; clients send one of them as Authorization: Bearer KEY.
+    insecure
+        Listen on other addresses without asking anybody for a key.
+    allow_host
+        A further name that the server may be called by, behind a proxy for instance; several times for more.
+    allow_origin
+        A web page of another place, SCHEME://HOST[:PORT], that may call it from a browser; several times for more.
+    slots
+        Texts that a model writes at a time.
+    queue
+        Texts that wait for a slot; beyond that a request gets 429.
+    max_tokens
+        New tokens of one text at most, where a request lets it go on beyond the context.
+    grace
+        Seconds that what runs has to end in when the server is told to stop.
+    log
+        A line for each request on standard error: text, json or none.
+    device
+        auto, cpu, cuda or mps.
+    compile
+        Use a compiled step for a text alone; it is made once for a shape, and kept.
+    """
+    require("serve", "minigpt serve")
+    from minigpt.inference.opening import Decoding
+    from minigpt.serve.app import make_app
+    from minigpt.serve.guarding import check_origins
+    from minigpt.serve.models import Models
+    from minigpt.serve.running import listening_socket
+    from minigpt.serve.running import serve as serve_until_stopped
+    from minigpt.serve.settings import ServeSettings, check_open, keys_in
+
+    if log not in ("text", "json", "none"):
+        raise UserError(f"--log is {plain(log)}; wanted text, json or none")
+    for name, value, most in (
+        ("slots", slots, 1024), ("max-tokens", max_tokens, 10**9), ("grace", grace, 3600), ("queue", queue + 1, 10**6),
+    ):  # fmt: skip
+        if not 0 < value <= most:
+            raise UserError(
+                f"--{name} is out of range; wanted at most {most}, and more than nothing"
+            )
+    if wrong := check_origins(allow_origin):
+        raise UserError(wrong)
+    keys = ()
+    if api_key_file is not None:
+        keys = keys_in(text_of(expanded(api_key_file)), api_key_file)
+    check_open(ServeSettings(host=host, keys=keys), insecure)
+    with contextlib.closing(listening_socket(host, port)) as at:
+        address, number = at.getsockname()[:2]
+        settings = ServeSettings(
+            host=address, keys=keys, hosts=tuple(name.lower() for name in allow_host), origins=allow_origin,
+            slots=slots, queue=queue, most_tokens=max_tokens, grace_seconds=grace, log=log,
+        )  # fmt: skip
+        check_open(settings, insecure)  # a name may stand for any address
+        decoding = Decoding(device=device, dtype=dtype, quantize=quantize, compile=compile)
+        models = Models(settings, decoding, say)
+        with contextlib.closing(models):
+            for one in (run, *more):
+                name, path = _named(one)
+                served = models.load(path, name)
+                chats = "chats" if served.template else "goes on from a text (no chat template)"
+                say(f"{served.name}: context {served.context}, {chats}")
+            shown = f"[{address}]" if ":" in address else address
+            serve_until_stopped(
+                make_app(models, settings), settings, at,
+                lambda: say(f"listening on http://{shown}:{number}; Ctrl-C stops it"),
+            )  # fmt: skip
+        say("stopped")
+        facts = {"host": address, "port": number, "models": [one.name for one in models]}
+        finish(as_json, facts | {"settings": _shown(settings)})
+
+
+def _named(run: str) -> tuple[str | None, str]:
+    """Return name and place of NAME=RUN; of a place alone, no name."""
+    name, equals, place = run.partition("=")
+    if not equals or expanded(run).exists():
+        return None, run
+    if not name or not place:
+        raise UserError(f"{run} is no NAME=RUN; wanted a name, = and a run")
+    return name, place
+
+
+def _shown(settings: object) -> dict[str, object]:
+    """Return the settings without the keys."""
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name != "keys"}  # ty: ignore[invalid-argument-type]

@@ -1,0 +1,60 @@
+"""Models and settings in, the application out: routes, refusals, metrics, in one place."""
+
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
+
+from minigpt import __version__
+from minigpt.errors import UserError
+from minigpt.serve import completions
+from minigpt.serve.errors import on_failure, on_http_error, on_invalid, on_user_error
+from minigpt.serve.guarding import Bounded, Guarded
+from minigpt.serve.logs import Logged
+from minigpt.serve.models import Models
+from minigpt.serve.settings import ServeSettings
+
+health = APIRouter()
+
+
+def make_app(models: Models, settings: ServeSettings) -> FastAPI:
+    """Return the application that answers for these models; they may come and go while it does."""
+    app = FastAPI(
+        title="minigpt", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    app.state.models, app.state.settings, app.state.is_stopping = models, settings, False
+    app.include_router(completions.router)
+    app.include_router(health)
+    # The page's routers have their place here: GET /, its files below /page/, its own paths below /api/.
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(UserError, on_user_error)
+    app.add_exception_handler(Exception, on_failure)
+    # The last one is the outermost.
+    app.add_middleware(Bounded, settings=settings)
+    app.add_middleware(Guarded, settings=settings)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )  # fmt: skip
+    app.add_middleware(Logged, log=settings.log, metrics=models.metrics)
+    return app
+
+
+@health.get("/health")
+async def is_healthy(request: Request) -> JSONResponse:
+    """Return whether requests are taken."""
+    is_stopping = request.app.state.is_stopping
+    said: dict[str, Any] = {"status": "stopping" if is_stopping else "ok"}
+    return JSONResponse(said, 503 if is_stopping else 200)
+
+
+@health.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> PlainTextResponse:
+    """Return what Prometheus reads."""
+    text = request.app.state.models.metrics_text()
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
