@@ -23,6 +23,7 @@ _WHERE = {
     "UserError": "minigpt.errors",
     "generate": "minigpt.inference.text",
     "load": "minigpt.interop.loading",
+    "look": "minigpt.inside.views",
     "stream": "minigpt.inference.text",
     "train": "minigpt.pretrain",
 }

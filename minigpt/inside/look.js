@@ -1,0 +1,2 @@
+"use strict";
+function renderLook(element, data) { element.textContent = ""; }
