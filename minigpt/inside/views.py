@@ -77,11 +77,7 @@ class Look:
         Raises:
             UserError: it cannot be written there.
         """
-        path = Path(path)
-        if path.is_dir() or not path.parent.is_dir():
-            raise UserError(
-                f"the views cannot be written to {path}; pass the name of a file in a folder that exists"
-            )
+        path = check_place(Path(path))
         replace_text(path, self.html())
         return path
 
@@ -162,6 +158,15 @@ def look(model: GPT, tokenizer: Tokenizer, text: str) -> Look:
     return Look(_shape(model), said, done, found, heads.probe_scores(model, tokenizer))
 
 
+def check_place(path: Path) -> Path:
+    """Return the path of a file to write; refuse a folder, or one in a folder that is not there."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(
+            f"the views cannot be written to {path}; pass the name of a file in a folder that exists"
+        )
+    return path
+
+
 def most_tokens(model: GPT) -> int:
     """Return how many tokens of a text are looked at: no more than the context, nor than can be drawn."""
     maps = model.config.n_layer * model.config.n_head
@@ -186,7 +191,7 @@ def foretold(tokenizer: Tokenizer, ids: list[int], last: Reading) -> list[dict[s
 def loss_of(
     tokenizer: Tokenizer, ids: list[int], losses: Tensor, first: int
 ) -> dict[str, Any] | None:
-    """Return the loss of the tokens from the first that counts on, given that of all but token 0; None: there are none."""
+    """Return the loss of the tokens from the first that counts on, given that of all but token 0; None: of none."""
     counted = losses[first - 1 :].double()
     if not len(counted):
         return None
