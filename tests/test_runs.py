@@ -145,7 +145,9 @@ def test_a_run_without_rows_is_shown(tmp_path):
     assert Runs(tmp_path).comparison(["new"])["without"] == ["new"]
 
 
-@pytest.mark.parametrize(("over", "words"), [("step", "step 60"), ("tokens", "tokens 3,840"), ("seconds", "30.0 s")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("over", "words"), [("step", "step 60"), ("tokens", "tokens 3,840"), ("seconds", "30.0 s")]
+)
 def test_several_runs_stand_in_one_chart(runs, over, words):
     made = runs.comparison(["one", "two"], over)
     broad, narrow = pictures(made["charts"])

@@ -75,7 +75,7 @@ def open_upload(
         yield Stage(
             "blueprint", [_shape_in_words(found), *(_OPTION.sub("", n) for n in notes), sentence]
         )
-        yield Stage("mapping")
+        yield Stage("mapping", [f"{len(found.tensors)} tensors, each into its place"])
         model = build(GPT, config, found.tensors, name)
         template = chat_template(folder) if is_directory else None
         return Opened(model, fitting(tokenizer, model, name), template)

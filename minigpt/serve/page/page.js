@@ -12,15 +12,14 @@ import { loadModels, openView, tell, VIEWS, whenChosen } from "/page/state.js";
 import { buildWrite, suggest } from "/page/write.js";
 
 function showView() {
-  const name = location.hash.slice(1);
-  if (name === "main") return;  // the link that skips to the content
+  const name = location.hash.slice(2);
   const view = VIEWS.includes(name) ? name : "write";
   for (const one of VIEWS) byId(one).hidden = one !== view;
   byId("work").hidden = !["write", "chat"].includes(view);
   byId("trouble").hidden = true;
   hidePanel();
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.hash === `#${view}`) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
+    if (link.hash === `#/${view}`) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
   document.title = `${byId(`${view}-title`).textContent} · minigpt`;
   if (view === "runs") openRuns(); else closeRuns();
@@ -28,6 +27,7 @@ function showView() {
 }
 
 async function begin() {
+  document.querySelector(".skip").addEventListener("click", event => { event.preventDefault(); byId("main").focus(); });
   const facts = await get("/api/page");
   buildSettings(facts.settings);
   buildLegend();

@@ -141,6 +141,8 @@ function showPanel(found, span) {
   const close = make("button", { type: "button", className: "close", ariaLabel: "Close", onclick: hidePanel }, "×");
   panel.replaceChildren(make("h2", {}, "Instead of ", make("code", {}, visible(span.textContent))), close, table, steps);
   panel.hidden = false;
+  const covered = span.getBoundingClientRect().bottom + 24 - panel.getBoundingClientRect().top;
+  if (getComputedStyle(panel).position === "fixed" && covered > 0) scrollBy(0, covered);  // on a phone the panel lies below
   if (document.activeElement === span) announce(summaryOf(found));
 }
 

@@ -64,6 +64,7 @@ async function bring(files) {
       onLine: line => {
         if (line.error) return complain(line.error);
         if (line.stage === "ready") ready = line.model;
+        if (line.stage === "unpack") reach("blueprint");
         if (STAGES.includes(line.stage)) {
           reach(line.stage, line.sentences);
           announce([line.stage, ...line.sentences].join(". "));

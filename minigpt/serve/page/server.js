@@ -9,7 +9,7 @@ function keyGiven() {
   const found = /^#key=([^&]+)(?:&(\w+))?$/.exec(location.hash);
   if (!found) return null;
   keep("key", decodeURIComponent(found[1]));
-  history.replaceState(null, "", `#${found[2] ?? "write"}`);
+  history.replaceState(null, "", `#/${found[2] ?? "write"}`);
   return decodeURIComponent(found[1]);
 }
 

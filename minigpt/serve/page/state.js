@@ -39,5 +39,5 @@ export function tell(error) {
 }
 
 export function openView(name) {
-  location.hash = name;
+  location.hash = `/${name}`;
 }
