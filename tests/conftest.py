@@ -180,3 +180,12 @@ SWITCHES = {
 def tiny(**switches) -> ModelConfig:
     shape = {"vocab_size": 29, "block_size": 12, "n_layer": 2, "n_head": 4, "n_embd": 32}
     return ModelConfig(**(shape | switches))
+
+
+@pytest.fixture(scope="session")
+def world():
+    """A server that runs, with small models; its tests leave it as it is."""
+    from .serving import world
+
+    with world() as running:
+        yield running

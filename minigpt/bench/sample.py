@@ -106,7 +106,7 @@ def bench_sample(
     best: dict[tuple[str, str], float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for shape in shapes:
-            _write_model(
+            write_random_model(
                 Path(folder) / shape, SHAPES[shape], dtypes if "llama.cpp" in peers else ()
             )
         for number in range(ROUNDS):
@@ -235,7 +235,7 @@ def _in_a_process(way: Callable[[Work], Speeds], work: Work) -> Speeds:
         return pool.submit(way, work).result()
 
 
-def _write_model(folder: Path, shape: ModelConfig, dtypes: Collection[str]) -> None:
+def write_random_model(folder: Path, shape: ModelConfig, dtypes: Collection[str]) -> None:
     """Write a model with random weights, and files of it for llama.cpp."""
     torch.manual_seed(0)
     model, tokenizer = GPT(shape), _tokenizer(shape.vocab_size)

@@ -1,4 +1,4 @@
-"""The verbs that measure minigpt beside its peers: bench tokenizer, bench train, bench sample."""
+"""The verbs that measure minigpt beside its peers: bench tokenizer, bench train, bench sample, bench serve."""
 
 from typing import Annotated, Any
 
@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 from minigpt.cli.app import FLAG, JSON, TEXT, app, finish, say, show
 from minigpt.cli.settings import DEVICE, FILES, NO_OPTIONS, PRESET, settings_of
 from minigpt.errors import UserError
+from minigpt.extras import require
 
 bench = App(name="bench", help="Measure minigpt beside its peers, in one run on this machine.")
 app.command(bench)
@@ -117,5 +118,52 @@ def bench_sample(
     rows = bench_sample(
         shapes=shape, dtypes=dtype, peers=vs, tokens=tokens, compiled=not eager_only, say=say
     )
+    show(as_table(rows))
+    finish(as_json, rows)
+
+
+@bench.command(name="serve")
+def bench_serve(
+    *,
+    shape: Annotated[tuple[str, ...], Parameter(negative="")] = ("tiny", "12m"),
+    clients: Annotated[tuple[int, ...], Parameter(negative="")] = (1, 64),
+    tokens: int = 64,
+    requests: int = 4,
+    slots: int = 16,
+    whole: FLAG = False,
+    as_json: JSON = False,
+) -> None:
+    """Time the server over HTTP: tokens per second of all clients together, and the time to a first token.
+
+    Example: minigpt bench serve --shape 12m --clients 1 --clients 64
+
+    Parameters
+    ----------
+    shape
+        tiny or 12m; several times for both.
+    clients
+        How many at once; several times for several counts.
+    tokens
+        New tokens of each request.
+    requests
+        Of each client, one after the other.
+    slots
+        Texts that the server writes at a time.
+    whole
+        Ask for answers in one piece, not as they are made.
+    """
+    for name, value, most in (
+        ("tokens", tokens, 400), ("requests", requests, 1000), ("slots", slots, 1024), ("clients", min(clients), 256),
+        ("clients", max(clients), 256),
+    ):  # fmt: skip
+        if not 1 <= value <= most:
+            raise UserError(f"--{name} is {value}; wanted at least 1 and at most {most}")
+    require("serve", "minigpt bench serve")
+    from minigpt.bench.rows import as_table
+    from minigpt.bench.serve import bench_serve
+
+    rows = bench_serve(
+        shapes=shape, clients=clients, tokens=tokens, requests=requests, slots=slots, stream=not whole, say=say
+    )  # fmt: skip
     show(as_table(rows))
     finish(as_json, rows)

@@ -55,7 +55,7 @@ def sample(
     show_probabilities
         Colour each piece by how likely the model held it: green from 50 %, yellow from 20 %, red below 5 %.
     """
-    from minigpt.inference.opening import Decoding, open_engine
+    from minigpt.inference.opening import MOST_SLOTS, Decoding, open_engine
     from minigpt.inference.samples import Samples
     from minigpt.interop.loading import load_both
     from minigpt.rundir import RunDir
@@ -82,7 +82,8 @@ def sample(
     if length > context:
         say(f"the prompt has {length} tokens; the model sees the last {context} of them")
     decoding = Decoding(device=device, dtype=dtype, quantize=quantize, compile=compile)
-    engine = open_engine(model, tokenizer, decoding, slots=settings.num_samples, say=say)
+    slots = min(settings.num_samples, MOST_SLOTS)
+    engine = open_engine(model, tokenizer, decoding, slots=slots, say=say)
     samples = Samples(engine, settings, probabilities=show_probabilities or as_json)
     _write(samples, coloured=show_probabilities)
     facts = samples.facts()

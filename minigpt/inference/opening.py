@@ -29,7 +29,7 @@ from minigpt.tokenizer import Tokenizer
 
 WORTHWHILE = 1.2  # bf16 is taken where a product with one row is so many times as fast
 TRIAL_SECONDS = 0.02  # for each precision
-MOST_SLOTS = 16  # beyond that a step takes as much longer as it has more rows
+MOST_SLOTS = 16  # that are worth it for one person: beyond that a step takes as much longer as it has more rows
 SHORTEST = 2 * EXAMPLE  # context that a step is compiled for
 LONGEST_COMPILATION = 600.0  # seconds
 
@@ -69,14 +69,14 @@ def open_engine(
         model: GPT, or any that `transformers` computes.
         tokenizer: of the model.
         decoding: how.
-        slots: texts at a time, at most 16.
+        slots: texts at a time.
         wait: for a compiled step that has to be made; else it takes its place once it is there.
         say: called with what was decided, and what takes long.
 
     Raises:
         UserError: the device or the precision is not there, or not for this model.
     """
-    device, slots = pick_device(decoding.device, "--device"), min(slots, MOST_SLOTS)
+    device = pick_device(decoding.device, "--device")
     model.to(device)
     if type(model) is not GPT:
         if decoding.quantize != "none" or decoding.dtype not in ("auto", "fp32"):
