@@ -19,9 +19,7 @@ def test_the_last_row_is_the_logits_of_the_model(switches):
     found, logits = trace(model, IDS), model(torch.tensor([IDS]))[0]
     assert torch.equal(logits_after(model, found.stream[-1]), logits)
     last = list(readings(model, found.stream, found.ids))[-1]
-    wanted = torch.nn.functional.cross_entropy(
-        logits[:-1], torch.tensor(IDS[1:]), reduction="none"
-    )
+    wanted = torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(IDS[1:]), reduction="none")
     torch.testing.assert_close(last.loss, wanted)
     assert torch.equal(last.top[:, 0], logits.argmax(dim=-1))
 

@@ -4,7 +4,6 @@ import json
 import time
 
 import pytest
-import torch
 
 import minigpt
 from minigpt import cli

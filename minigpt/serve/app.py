@@ -36,7 +36,8 @@ def make_app(models: Models, settings: ServeSettings, site: Site | None = None) 
         title="minigpt", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     app.state.models, app.state.settings, app.state.is_stopping = models, settings, False
-    app.state.site, app.state.arrivals = site or Site(), Arrivals(models, settings)
+    site = site or Site()
+    app.state.site, app.state.arrivals = site, Arrivals(models, settings, site.bounds)
     for router in (completions.router, health, site_router, arrivals_router):
         app.include_router(router)
     app.add_exception_handler(RequestValidationError, on_invalid)

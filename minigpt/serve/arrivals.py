@@ -40,10 +40,7 @@ class Arrivals:
         names: what a person calls each of them, by the name under which it answers.
     """
 
-    def __init__(
-        self, models: Models, settings: ServeSettings, bounds: Bounds | None = None
-    ) -> None:
-        bounds = bounds or Bounds()
+    def __init__(self, models: Models, settings: ServeSettings, bounds: Bounds) -> None:
         most = min(bounds.bytes, settings.most_upload_bytes)
         self.models, self.bounds = models, dataclasses.replace(bounds, bytes=most)
         self.names: dict[str, str] = {}

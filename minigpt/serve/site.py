@@ -30,7 +30,7 @@ from minigpt.serve.errors import ApiError
 from minigpt.serve.models import Models, Served
 from minigpt.serve.runs import MOST_COMPARED, Over, Runs
 from minigpt.serve.schema import CompletionRequest, TokenId
-from minigpt.serve.uploads import amount
+from minigpt.serve.uploads import Bounds, amount
 
 TYPES = {
     ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
@@ -41,6 +41,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'none'; "
     "base-uri 'none'; frame-ancestors {}"
 )
+ANYWHERE = "* vscode-webview: file:"  # the star stands for web pages alone
 Result = TypeVar("Result")
 router = APIRouter()
 
@@ -51,10 +52,12 @@ class Site:
 
     Attributes:
         runs: a folder.
+        bounds: of what is uploaded.
         is_framed: whether pages of other places may show it in a frame, as a notebook does.
     """
 
     runs: Runs = field(default_factory=lambda: Runs(None))
+    bounds: Bounds = Bounds()
     is_framed: bool = False
     # Of what takes all cores for a moment, one at a time; the texts that are written go on beside it.
     turn: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
@@ -91,7 +94,7 @@ def _file(request: Request, name: str) -> Response:
     content = files().get(name)
     if content is None:
         raise ApiError(404, "the page has no such file")
-    framing = "*" if request.app.state.site.is_framed else "'none'"
+    framing = ANYWHERE if request.app.state.site.is_framed else "'none'"
     headers = {"Content-Security-Policy": POLICY.format(framing), "Cache-Control": "no-cache"}
     return Response(content, media_type=TYPES[Path(name).suffix], headers=headers)
 

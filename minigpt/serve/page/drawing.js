@@ -36,13 +36,11 @@ export class Drawing {
   // Writes it to its end; returns a sentence on how it went.
   async run(asked) {
     const began = performance.now();
-    let first = null;
     this.pieces.element.setAttribute("aria-busy", "true");
     try {
       for await (const chunk of events(HOW[this.kind], { ...this.body, ...asked }, this.aborting.signal)) {
         const part = partOf(chunk);
         if (!part) continue;
-        if (part.tokens.length) first ??= performance.now();
         this.pieces.push(part);
         this.finish = part.finish ?? this.finish;
       }
@@ -53,8 +51,8 @@ export class Drawing {
       this.pieces.end();
       this.pieces.element.removeAttribute("aria-busy");
     }
-    const count = this.pieces.ids.length, seconds = (performance.now() - (first ?? began)) / 1000;
-    const speed = count > 1 && seconds > 0 ? `, ${Math.round((count - 1) / seconds).toLocaleString("en")} a second` : "";
+    const count = this.pieces.ids.length, seconds = (performance.now() - began) / 1000;
+    const speed = count ? `, ${Math.round(count / seconds).toLocaleString("en")} a second` : "";
     const why = { stop: "ended by itself", length: "", stopped: "stopped" }[this.finish] ?? "";
     return `${count.toLocaleString("en")} ${count === 1 ? "token" : "tokens"}${speed}${why && `, ${why}`}; seed ${this.body.seed}`;
   }

@@ -68,6 +68,8 @@ function rowOf(run) {
 
 async function showChosen() {
   const place = byId("run"), names = [...picked];
+  byId("comparing").hidden = !names.length;
+  byId("compare-hint").hidden = names.length > 0;
   if (names.length) {
     const found = await get("/api/runs/compared", { name: names, over: byId("over").value });
     if (found.version !== version) { version = found.version; showComparison(place, found); }

@@ -1,0 +1,50 @@
+import html
+import http.client
+import re
+from urllib.parse import urlsplit
+
+import pytest
+
+import minigpt
+from minigpt.errors import UserError
+
+
+def ask(url: str, path: str, key: str | None = None):
+    place = urlsplit(url)
+    connection = http.client.HTTPConnection(place.hostname, place.port, timeout=30)
+    connection.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
+    answer = connection.getresponse()
+    found = answer.status, dict(answer.getheaders()), answer.read().decode()
+    connection.close()
+    return found
+
+
+def test_a_notebook_gets_the_page_in_a_frame_with_a_key_of_its_own(trained, capfd):
+    page = minigpt.portal(str(trained))
+    key = re.search(r"#key=([\w-]{30,})&write$", page.url)[1]
+    assert urlsplit(page.url).hostname == "127.0.0.1"
+    assert html.escape(page.url) in page._repr_html_()
+    assert page._repr_html_().startswith("<iframe ")
+    status, headers, _ = ask(page.url, "/")
+    assert status == 200
+    assert "frame-ancestors * " in headers["content-security-policy"]
+    assert ask(page.url, "/api/models")[0] == 401
+    status, _, models = ask(page.url, "/api/models", key)
+    assert status == 200
+    assert '"id":"run"' in models
+    page.close()
+    page.close()
+    with pytest.raises(ConnectionRefusedError):
+        ask(page.url, "/")
+    assert capfd.readouterr().out == ""
+
+
+def test_without_a_model_it_begins_at_the_portal():
+    page = minigpt.portal()
+    assert page.url.endswith("&portal")
+    page.close()
+
+
+def test_a_model_that_is_not_there_is_refused_and_nothing_is_left_running():
+    with pytest.raises(UserError, match="there is no model at"):
+        minigpt.portal("no/such/run")
