@@ -3,6 +3,7 @@ import http.client
 import json
 import socket
 import tempfile
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -21,15 +22,17 @@ BOUNDS = Bounds(bytes=3_000_000, models=2)
 
 @pytest.fixture(scope="module")
 def here():
-    with serve(Site(bounds=BOUNDS), body_seconds=2.0) as running:
+    with serve(Site(bounds=BOUNDS), body_seconds=1.0) as running:
         yield running
 
 
 @pytest.fixture
 def disk(tmp_path, monkeypatch):
     """The folder in which uploads get theirs."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,9 @@ def model_file(tmp_path_factory):
 def send(world: World, body: bytes, query: str = "name=mine.pth"):
     """Return the lines that an upload is answered with, or its refusal."""
     status, _, found = world.ask("POST", f"/api/upload?{query}", body)
-    return [json.loads(line) for line in found.splitlines()] if status == 200 else (status, found["error"]["message"])  # fmt: skip
+    if status != 200:
+        return status, found["error"]["message"]
+    return [json.loads(line) for line in found.splitlines()]
 
 
 def take_away(world: World, name: str):
@@ -87,8 +92,7 @@ def test_a_zipped_run_arrives_and_only_so_many_are_kept(here, disk, trained):
 
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_file_ends_with_a_sentence_and_leaves_nothing(here, disk, case):
-    data, words = WRONG[case]
-    lines = send(here, data)
+    lines = send(here, WRONG[case][0])
     assert lines[0]["stage"] == "unpack"
     assert "error" in lines[-1]
     assert str(disk) not in lines[-1]["error"]
@@ -99,8 +103,6 @@ def test_a_wrong_file_ends_with_a_sentence_and_leaves_nothing(here, disk, case):
     "name", ["../../evil.pth", "/etc/passwd", "..", "a\0b", "<img src=x>", "x" * 900]
 )
 def test_no_name_reaches_the_file_system(here, disk, name):
-    from urllib.parse import quote
-
     lines = send(here, b"nothing", f"name={quote(name)}")
     assert "error" in lines[-1]
     assert list(disk.iterdir()) == []
@@ -160,12 +162,9 @@ def test_weights_that_are_not_finite_are_refused_by_name(here, disk, model_file,
     model = drawn(7)
     with torch.no_grad():
         model.embedding.weight[0, 0] = float("inf")
-    file = tmp_path / "made" / "weights.pth"
-    file.parent.mkdir()
+    file = tmp_path / "weights.pth"
     write_pth(file, model.config, model.state_dict())
     data, tokenizer = file.read_bytes(), model_file[1]
-    file.unlink()
-    file.parent.rmdir()
     lines = send(here, tokenizer + data, f"name=mine.pth&tokenizer={len(tokenizer)}")
     assert "not finite" in lines[-1]["error"]
     assert lines[-1]["error"].startswith("mine.pth")

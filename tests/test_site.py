@@ -80,7 +80,7 @@ def test_the_page_comes_with_a_strict_policy(paged):
 
 @pytest.mark.parametrize(
     "path",
-    ["/page/", "/page/nothing.js", "/page/../app.py", "/page/%2e%2e/app.py", "/page/..%2fapp.py", "/page/%2fetc%2fpasswd"],
+    ["/page/", "/page/nothing.js", "/page/../app.py", "/page/%2e%2e/app.py", "/page/..%2fapp.py", "/page/%2fetc"],
 )  # fmt: skip
 def test_a_name_that_is_no_file_of_the_page_leads_nowhere(paged, path):
     assert get(paged, path)[0] == 404
@@ -131,7 +131,8 @@ def written(paged, path, **body):
 def test_alternatives_are_those_of_the_text_that_was_written(paged, kind):
     settings = {"temperature": 0.7, "top_k": 20, "max_tokens": 6, "seed": 5}
     if kind == "write":
-        model, choice = "trained", written(paged, "/v1/completions", model="trained", prompt="the cat", **settings)  # fmt: skip
+        model, asked = "trained", {"prompt": "the cat"}
+        choice = written(paged, "/v1/completions", model=model, **asked, **settings)
     else:
         model, said = "chat", [{"role": "user", "content": "hello"}]
         choice = written(paged, "/v1/chat/completions", model="chat", messages=said, **settings)

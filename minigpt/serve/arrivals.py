@@ -44,7 +44,8 @@ class Arrivals:
         most = min(bounds.bytes, settings.most_upload_bytes)
         self.models, self.bounds = models, dataclasses.replace(bounds, bytes=most)
         self.names: dict[str, str] = {}
-        self._count, self._is_busy = 0, False
+        self._count = 0
+        self._now: Path | None = None  # the folder of what is on its way
 
     def begin(self, size: int | None, beside: Mapping[str, int]) -> Path:
         """Return a new folder for one upload; no other is taken until `end`.
@@ -52,7 +53,7 @@ class Arrivals:
         Raises:
             ApiError: there is no room for another, or it is too large.
         """
-        if self._is_busy:
+        if self._now is not None:
             raise ApiError(
                 429, "another upload is on its way; send this one when it has arrived",
                 code="upload_busy", headers={"Retry-After": "5"},
@@ -66,8 +67,8 @@ class Arrivals:
             check_sizes(size, beside, self.bounds)
         except UserError as error:
             raise ApiError(413, str(error), code="upload_too_large") from None
-        self._is_busy = True
-        return Path(tempfile.mkdtemp(prefix="minigpt-upload-"))
+        self._now = Path(tempfile.mkdtemp(prefix="minigpt-upload-"))
+        return self._now
 
     def add(self, opened: Opened, name: str) -> str:
         """Have a model answer; return the name by which it does."""
@@ -88,9 +89,10 @@ class Arrivals:
         self.models.remove(name)
 
     def end(self, folder: Path) -> None:
-        """Remove the folder of an upload; the next may begin."""
-        shutil.rmtree(folder, ignore_errors=True)
-        self._is_busy = False
+        """Remove the folder of an upload, if that is still to be done; the next may begin."""
+        if self._now == folder:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._now = None
 
     async def stages(
         self, folder: Path, name: str, given: Mapping[str, Any]
@@ -103,15 +105,17 @@ class Arrivals:
                 stage: Stage = next(steps)
             except StopIteration as end:
                 return {"stage": "ready", "sentences": [], "model": self.add(end.value, name)}
+            except UserError as error:
+                return {"error": str(error)}
             return {"stage": stage.name, "sentences": stage.sentences}
 
-        said: dict[str, Any] = {}
-        try:
-            while said.get("stage") != "ready":
-                said = await to_thread.run_sync(following)
-                yield json.dumps(said) + "\n"
-        except UserError as error:
-            yield json.dumps({"error": str(error)}) + "\n"
+        is_over = False
+        while not is_over:
+            said = await to_thread.run_sync(following)
+            is_over = "error" in said or said["stage"] == "ready"
+            if is_over:  # who reads the last line finds nothing left
+                self.end(folder)
+            yield json.dumps(said) + "\n"
 
 
 def shown_name(name: str) -> str:
@@ -120,7 +124,7 @@ def shown_name(name: str) -> str:
     >>> shown_name("C:\\\\models\\\\my model.pth"), shown_name("../../etc/passwd"), shown_name("")
     ('my model.pth', 'passwd', 'the file')
     """
-    last = PurePosixPath(name.replace("\\\\", "/")).name
+    last = PurePosixPath(name.replace("\\", "/")).name
     return plain(last, LONGEST_NAME) or "the file"
 
 

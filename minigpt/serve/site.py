@@ -57,7 +57,7 @@ class Site:
     """
 
     runs: Runs = field(default_factory=lambda: Runs(None))
-    bounds: Bounds = Bounds()
+    bounds: Bounds = field(default_factory=Bounds)
     is_framed: bool = False
     # Of what takes all cores for a moment, one at a time; the texts that are written go on beside it.
     turn: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
