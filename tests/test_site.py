@@ -1,10 +1,12 @@
 import dataclasses
 import re
+import time
 from html.parser import HTMLParser
 
 import pytest
 
 import minigpt
+from minigpt.cli import run
 from minigpt.config import SampleConfig
 from minigpt.interop.loading import load_both
 from minigpt.serve import site
@@ -187,8 +189,8 @@ def test_an_empty_text_is_not_looked_at(paged):
 def test_the_runs_of_the_folder_are_shown(paged):
     _, _, found = get(paged, "/api/runs")
     assert {one["name"] for one in found["runs"]} == {"trained", "live"}
-    _, _, run = get(paged, "/api/runs/shown?name=trained")
-    assert "<svg" in run["charts"]
+    _, _, one = get(paged, "/api/runs/shown?name=trained")
+    assert "<svg" in one["charts"]
     _, _, both = get(paged, "/api/runs/compared?name=trained&name=live&over=tokens")
     assert [one["name"] for one in both["runs"]] == ["trained", "live"]
 
@@ -224,3 +226,11 @@ def test_a_page_of_another_place_may_not_bring_or_ask_anything(paged):
 
 def test_only_a_framed_page_may_be_shown_in_a_frame():
     assert site.POLICY.format(site.ANYWHERE).endswith("frame-ancestors * vscode-webview: file:")
+
+
+def test_a_folder_of_runs_that_is_not_there_is_refused(trained, capsys):
+    status = run(
+        time.monotonic(), ["serve", str(trained), "--port", "0", "--runs", "no/such/folder"]
+    )
+    assert status == 2
+    assert "--runs no/such/folder is no folder" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from minigpt import config
 from minigpt.config import SampleConfig
+from minigpt.errors import UserError
 from minigpt.inside.views import look, most_tokens
 from minigpt.interop.causal import CausalLM, unsupported
 from minigpt.model.size import parameter_count
@@ -157,8 +158,12 @@ def _facts(served: Served, label: str | None) -> dict[str, Any]:
 
 def _own_prompt(path: Path | None) -> str:
     """Return the prompt that a run draws its samples from, as the first one to try."""
-    is_run = path is not None and (path / "run.toml").is_file()
-    return RunDir(path).config.sample.prompt.lstrip("\n") if is_run and path else ""
+    if path is None or not (path / "run.toml").is_file():
+        return ""
+    try:
+        return RunDir(path).config.sample.prompt.lstrip("\n")
+    except UserError:  # the settings were damaged since; the model answers all the same
+        return ""
 
 
 # ------------------------------------------------------------------------------------------------------- the inside

@@ -32,10 +32,12 @@ export class Pieces {
     this.decoder = new TextDecoder();
     this.spans = [];
     element.replaceChildren();
-    element.onpointerover = event => this.point(event.target);
-    element.onfocusin = event => this.point(event.target);
-    element.onkeydown = event => this.move(event);
-    element.onclick = event => this.point(event.target);
+    element.pieces?.listening.abort();  // a text that stood here before
+    element.pieces = this;
+    this.listening = new AbortController();
+    const until = { signal: this.listening.signal };
+    for (const kind of ["pointerover", "focusin", "click"]) element.addEventListener(kind, event => this.point(event.target), until);
+    element.addEventListener("keydown", event => this.move(event), until);
   }
 
   begin(text) {

@@ -79,7 +79,8 @@ async function bring(files) {
     stage("ready").querySelector("button").focus();
   } catch (error) {
     byId("stages").querySelector("[data-state=now]")?.setAttribute("data-state", "failed");
-    complain(error.name === "AbortError" ? "Cancelled; nothing was kept." : error.message);
+    complain(error.name === "AbortError" ? "Cancelled." : error.message);
+    await loadModels().then(showBrought).catch(tell);  // one that was all but there may have arrived
   } finally {
     aborting = null;
     byId("portal-buttons").hidden = true;

@@ -6,11 +6,11 @@ import { tell } from "/page/state.js";
 
 const EVERY = 2000;  // milliseconds between two looks at what is training
 const picked = new Set();
-let shown = null, version = null, listed = "", timer = null, isBusy = false, most = 6;
+let shown = null, drawn = "", listed = "", timer = null, isBusy = false, isAsked = false, most = 6;
 
 export function buildRuns(mostCompared) {
   most = mostCompared;
-  byId("over").addEventListener("change", () => { version = null; refresh(); });
+  byId("over").addEventListener("change", refresh);
 }
 
 export function openRuns() {
@@ -24,6 +24,7 @@ export function closeRuns() {
 }
 
 async function refresh() {
+  isAsked = isBusy;
   if (isBusy) return;
   isBusy = true;
   try {
@@ -39,6 +40,7 @@ async function refresh() {
     tell(error);
   } finally {
     isBusy = false;
+    if (isAsked) refresh();  // for what was chosen meanwhile
   }
 }
 
@@ -53,13 +55,13 @@ function showList(runs) {
 }
 
 function rowOf(run) {
-  const open = make("button", { type: "button", className: "plain", onclick: () => { shown = run.name; picked.clear(); version = null; refresh(); } }, run.name);
+  const open = make("button", { type: "button", className: "plain", onclick: () => { shown = run.name; picked.clear(); refresh(); } }, run.name);
   open.dataset.holds = `open ${run.name}`;
   if (!picked.size && shown === run.name) open.setAttribute("aria-current", "true");
   if (run.error) return make("tr", {}, make("td"), make("td", {}, run.name), make("td", { className: "wide soft", colSpan: 3 }, run.error));
   const tick = make("input", { type: "checkbox", checked: picked.has(run.name), ariaLabel: `Compare ${run.name}`, disabled: !picked.has(run.name) && picked.size >= most });
   tick.dataset.holds = `pick ${run.name}`;
-  tick.addEventListener("change", () => { if (tick.checked) picked.add(run.name); else picked.delete(run.name); version = null; refresh(); });
+  tick.addEventListener("change", () => { if (tick.checked) picked.add(run.name); else picked.delete(run.name); refresh(); });
   const far = make("td", {}, run.training ? make("span", { className: "live" }, "training") : "", `${run.training ? " " : ""}${run.far}`);
   if (run.training) far.append(make("progress", { max: 1, value: run.share, ariaLabel: "Share of the steps" }));
   return make("tr", {}, make("td", {}, tick), make("td", {}, open, make("div", { className: "soft" }, run.shape)), far,
@@ -71,13 +73,21 @@ async function showChosen() {
   byId("comparing").hidden = !names.length;
   byId("compare-hint").hidden = names.length > 0;
   if (names.length) {
-    const found = await get("/api/runs/compared", { name: names, over: byId("over").value });
-    if (found.version !== version) { version = found.version; showComparison(place, found); }
+    const over = byId("over").value;
+    const found = await get("/api/runs/compared", { name: names, over });
+    if (isNew(over, found)) showComparison(place, found);
   } else if (shown) {
     const found = await get("/api/runs/shown", { name: shown });
-    if (found.version !== version) { version = found.version; showRun(place, found); }
+    if (isNew("", found)) showRun(place, found);
   }
   place.hidden = !names.length && !shown;
+}
+
+// Whether what was found is not what is drawn already.
+function isNew(over, { version, training }) {
+  const before = drawn;
+  drawn = JSON.stringify([over, version, training, picked.size]);
+  return drawn !== before;
 }
 
 function table(head, rows) {
