@@ -13,7 +13,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def _rows(what: str, found: Load) -> Iterator[Row]:
 
 
 @contextlib.contextmanager
-def _served(folder: Path, slots: int) -> Iterator[int]:
+def _served(folder: Path, slots: int) -> Generator[int]:
     """Serve a model in a process of its own; yield the port."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()

@@ -1,5 +1,6 @@
 """Models and settings in, the application out: routes, refusals, metrics, in one place."""
 
+import functools
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -40,6 +41,7 @@ def make_app(models: Models, settings: ServeSettings, site: Site | None = None) 
     app.state.site, app.state.arrivals = site, Arrivals(models, settings, site.bounds)
     for router in (completions.router, health, site_router, arrivals_router):
         app.include_router(router)
+    app.openapi = functools.cache(functools.partial(_described, app))  # ty: ignore[invalid-assignment]
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(UserError, on_user_error)
@@ -54,6 +56,17 @@ def make_app(models: Models, settings: ServeSettings, site: Site | None = None) 
         )  # fmt: skip
     app.add_middleware(Logged, log=settings.log, metrics=models.metrics)
     return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """Return the description of all paths; a body that is not what was wanted is a 400 here, and never a 422."""
+    found = FastAPI.openapi(app)
+    for methods in found["paths"].values():
+        for method in methods.values():
+            method["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        found.get("components", {}).get("schemas", {}).pop(name, None)
+    return found
 
 
 @health.get("/health")

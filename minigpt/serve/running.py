@@ -11,13 +11,13 @@ from fastapi import FastAPI
 from h11 import IDLE, SEND_BODY
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from minigpt.errors import UserError
+from minigpt.errors import UserError, plain
 from minigpt.serve.models import Models
 from minigpt.serve.settings import ServeSettings
 
 AFTER_GRACE_SECONDS = 5  # to tell clients that their texts were ended
 START_SECONDS = 30.0
-BACKLOG = 1024
+SEND_BYTES = 2**17  # that the system holds for a reader; its own choice would be megabytes
 _FULL = b'{"error":{"message":"too many connections","type":"server_error","param":null,"code":"too_many_connections"}}'
 TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\n"
@@ -34,6 +34,8 @@ def connection_class(settings: ServeSettings) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
+            own = transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
             if len(self.connections) > settings.connections:
                 transport.write(TOO_MANY)
                 transport.close()
@@ -114,19 +116,30 @@ def listening_socket(host: str, port: int) -> socket.socket:
     Raises:
         UserError: the address is not this machine's, or taken.
     """
+    if not 0 <= port <= 65535:
+        raise UserError(f"--port is {port}; wanted at most 65535, or 0 for one that is free")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
+        places = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        )
+        family, kind, protocol, _, address = places[0]
         found = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(host, port, error) from None
+    try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UserError(
-            f"cannot listen on {host} port {port} ({why}); give another --host or --port"
-        ) from None
+    except OSError as error:
+        found.close()
+        raise _cannot_listen(host, port, error) from None
     return found
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> UserError:
+    why = getattr(error, "strerror", None) or str(error)
+    return UserError(
+        f"cannot listen on {plain(host)} port {port} ({why}); give another --host or --port"
+    )
 
 
 def serve(
