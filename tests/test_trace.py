@@ -53,7 +53,8 @@ def test_rows_sum_to_one_and_nothing_is_seen_ahead_of_time(model):
 
 def test_each_block_adds_what_attention_and_mlp_give(model):
     found = trace(model, IDS)
-    torch.testing.assert_close(found.stream[1:] - found.stream[:-1], found.attention + found.mlp, atol=1e-4, rtol=1e-4)  # fmt: skip
+    added = found.stream[1:] - found.stream[:-1]
+    torch.testing.assert_close(added, found.attention + found.mlp, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3"])

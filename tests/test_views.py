@@ -92,7 +92,7 @@ def test_of_a_long_text_the_end_is_looked_at_and_that_is_said(monkeypatch):
 def test_the_file_stays_small_however_many_heads_there_are():
     model = GPT(tiny(vocab_size=BYTES.vocab_size, block_size=512, n_layer=8, n_head=16)).eval()
     found = minigpt.look(model, BYTES, "y" * 512)
-    assert len(found.data["tokens"]) == 181
+    assert len(found.text["tokens"]) == 181
     assert len(found.html()) < 6_000_000
 
 

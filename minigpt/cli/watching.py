@@ -63,15 +63,16 @@ def look(
         out = Path("look.html")
     if out is not None:
         out = check_place(expanded(out))
+    place = pick_device(device, "--device")
     text = standard_input() if prompt == "-" else prompt
     model, tokenizer = load_both(run)
-    seen = look_inside(model.to(pick_device(device, "--device")), tokenizer, text)
+    seen = look_inside(model.to(place), tokenizer, text)
     if seen.text["note"]:
         say(seen.text["note"])
     if out is not None:
         show(str(seen.save(out)))
     if as_json:
-        finish(as_json, seen.data)
+        finish(True, seen.data)
 
 
 @app.command

@@ -14,7 +14,7 @@ attention   "weights" [L][H][T][T], "mean" [L][T][T] over heads; "entropy" [L][H
             attention; "here" and "probe" {pattern: [L][H]}, shares of attention on this text and on random tokens twice
             over (null: no room for them), "uniform" {pattern: number}, those of uniform attention on this text;
             patterns that have no place in it are left out; "names" [L][H] lists of patterns; "patterns" {pattern: its
-            name}; "named_above", a share
+            name}
 lens        L + 1 of {"top" [T][5] ids, "probabilities" [T][5], "loss" [T - 1] in nats and "rank" [T - 1] of the token
             that follows}: before the first block and after each
 norms       "stream" [L + 1][T], "attention" [L][T], "mlp" [L][T]: lengths of the stream and of what is added to it

@@ -15,13 +15,14 @@ function renderLook(element, data) {
 
   // Layer, head (-1: the average), token, row of the lens: one choice for all views.
   function choose(change) {
-    if (Object.entries(change).every(([name, value]) => state[name] === value)) return;
+    const changed = Object.keys(change).filter(name => state[name] !== change[name]);
     Object.assign(state, change);
-    for (const update of views) update();
+    for (const { names, update } of views) if (names.some(name => changed.includes(name))) update();
   }
 
-  function shows(update) {
-    views.push(update);
+  // What is drawn anew when one of these is chosen.
+  function shows(names, update) {
+    views.push({ names, update });
   }
 
   function firstNamed() {
@@ -32,7 +33,9 @@ function renderLook(element, data) {
   // --------------------------------------------------------------------------------------------------------- numbers
 
   function bytesOf(text) {
-    return Uint8Array.from(atob(text), character => character.charCodeAt(0));
+    const characters = atob(text), bytes = new Uint8Array(characters.length);
+    for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
+    return bytes;
   }
 
   // The bytes of one map: the rows of its lower triangle, each weight as 255 times its root.
@@ -58,6 +61,8 @@ function renderLook(element, data) {
   const bits = nats => (nats / Math.LN2).toFixed(1) + "\u00a0bits";
   const named = piece => piece.replaceAll(" ", "·");
   const pieceAt = token => named(data.tokens[token].piece);
+  const quoted = token => `“${pieceAt(token)}”`;
+  const placed = token => `${quoted(token)} (${token + 1})`;
   const nameOf = head => head < 0 ? "the average of its heads" : `head ${head + 1}`;
   const rowName = row => row ? `block ${row}` : "embedding";
 
@@ -107,20 +112,22 @@ function renderLook(element, data) {
     return settle;
   }
 
-  // The text as tokens; `colour` gives each its share of the colour, and words to be heard.
-  function strip(label, kind, colour) {
+  // The text as tokens; `colours` gives each its share of the colour, and words to be heard, anew when one of `names` is chosen.
+  function strip(label, kind, names, colours) {
     const tokens = data.tokens.map(token => make("span", { class: "token", role: "option", text: token.piece }));
     const made = make("div", { class: `strip ${kind}`, role: "listbox", "aria-label": label, "aria-orientation": "horizontal" });
     for (const token of tokens) made.append(token, ...(token.textContent.endsWith("⏎") ? [make("br")] : []));
     const settle = rove(made, tokens, 1, token => choose({ token }));
-    shows(() => {
-      tokens.forEach((token, place) => {
-        const [share, words] = colour(place);
-        token.style.setProperty("--w", share);
-        token.setAttribute("aria-label", `${pieceAt(place)}: ${words}`);
-        token.setAttribute("aria-selected", place === state.token);
-        token.classList.toggle("chosen", place === state.token);
-      });
+    let chosen = tokens[0];
+    shows(names, () => colours().forEach(([share, words], place) => {
+      tokens[place].style.setProperty("--w", share);
+      tokens[place].setAttribute("aria-label", `${pieceAt(place)}: ${words}`);
+    }));
+    shows(["token"], () => {
+      for (const [token, is] of [[chosen, false], [chosen = tokens[state.token], true]]) {
+        token.setAttribute("aria-selected", is);
+        token.classList.toggle("chosen", is);
+      }
       settle(state.token);
     });
     return made;
@@ -160,7 +167,7 @@ function renderLook(element, data) {
     const table = make("table", { class: `grid ${kind}`, role: "grid", "aria-label": label }, make("thead", {}, head), make("tbody", {}, ...rows));
     rove(table, cells, T, place => enter(Math.floor(place / T), place % T));
     const columns = token => [head.children[token + 1], ...names.map((_, row) => cells[row * T + token])];
-    let marked = [];
+    let marked = [], soon = 0;
     return {
       table,
       mark(token, row = null) {
@@ -168,7 +175,8 @@ function renderLook(element, data) {
         marked = columns(token);
         for (const cell of marked) cell.classList.add("column");
         if (row !== null) cells[row * T + token].classList.add("chosen");
-        reveal(marked[0]);
+        cancelAnimationFrame(soon);
+        soon = requestAnimationFrame(() => reveal(marked[0]));
       },
     };
   }
@@ -179,7 +187,9 @@ function renderLook(element, data) {
 
   // Scrolls a table sideways, and nothing else, until a column can be seen.
   function reveal(cell) {
-    const frame = cell.closest(".scroll"), [outer, inner] = [frame.getBoundingClientRect(), cell.getBoundingClientRect()];
+    const frame = cell.closest(".scroll");
+    if (!frame) return;
+    const [outer, inner] = [frame.getBoundingClientRect(), cell.getBoundingClientRect()];
     const left = outer.left + cell.parentNode.firstChild.getBoundingClientRect().width;
     if (inner.right > outer.right) frame.scrollLeft += inner.right - outer.right;
     else if (inner.left < left) frame.scrollLeft += inner.left - left;
@@ -192,7 +202,7 @@ function renderLook(element, data) {
       ...Array.from({ length: H }, (_, h) => make("option", { value: h, text: h + 1 })));
     layers.addEventListener("change", () => choose({ layer: Number(layers.value) }));
     heads.addEventListener("change", () => choose({ head: Number(heads.value) }));
-    shows(() => { layers.value = state.layer; heads.value = state.head; });
+    shows(["layer", "head"], () => { layers.value = state.layer; heads.value = state.head; });
     return make("div", { class: "choice" }, make("label", {}, "Layer", layers), make("label", {}, "Head", heads));
   }
 
@@ -201,9 +211,9 @@ function renderLook(element, data) {
   function drawLoss() {
     const most = 12 * Math.LN2;
     const said = make("p", { class: "said" }), before = make("div"), after = make("div");
-    shows(() => {
+    shows(["token"], () => {
       const token = data.tokens[state.token], place = state.token;
-      said.textContent = `${pieceAt(place)}, token ${place + 1} of ${T}, id ${token.id}: ` + (token.loss === null
+      said.textContent = `${quoted(place)}, token ${place + 1} of ${T}, id ${token.id}: ` + (token.loss === null
         ? "the first, which nothing foretold."
         : `${percent(token.probability)}, ${bits(token.loss)}, rank ${token.rank.toLocaleString("en")} of the model's guesses.`);
       before.replaceChildren(make("h3", { text: "Foretold in its place" }), place ? foretold(last, place - 1, "loss") : bars("loss", []));
@@ -213,10 +223,9 @@ function renderLook(element, data) {
       + `per byte, over ${data.loss.tokens.toLocaleString("en")} token${data.loss.tokens === 1 ? "" : "s"}. ` : "";
     section("Loss by token", summary + "A token is coloured by its surprisal, the bits that it cost: −log₂ of the probability that the model gave it. "
       + "Point at one, or move with the arrow keys; the token that came is underlined.",
-    strip("Tokens by surprisal", "loss", place => {
-      const loss = data.tokens[place].loss;
-      return loss === null ? [0, "not foretold"] : [Math.min(1, loss / most), `${percent(data.tokens[place].probability)}, ${bits(loss)}`];
-    }),
+    strip("Tokens by surprisal", "loss", [], () => data.tokens.map(({ loss, probability }) => (
+      loss === null ? [0, "not foretold"] : [Math.min(1, loss / most), `${percent(probability)}, ${bits(loss)}`]
+    ))),
     legend("loss", ...[0, 3, 6, 9, 12].map(value => [value / 12, `${value}${value === 12 ? " bits and more" : ""}`])),
     said, make("div", { class: "pair", "aria-live": "polite" }, before, after));
   }
@@ -225,21 +234,30 @@ function renderLook(element, data) {
 
   function canvasOf(layer, head) {
     const canvas = make("canvas", { class: "map", width: T, height: T, "aria-hidden": "true" });
-    canvas.draw = (of = layer, which = head) => {
-      const [red, green, blue] = getComputedStyle(canvas).color.match(/[\d.]+/g).map(Number);
-      const context = canvas.getContext("2d"), image = context.createImageData(T, T), bytes = mapOf(of, which);
+    canvas.draw = ([red, green, blue], of = layer, which = head) => {
+      const context = canvas.getContext("2d"), image = context.createImageData(T, T);
+      const pixels = image.data, bytes = mapOf(of, which);
       for (let row = 0, from = 0; row < T; row++) {
         for (let column = 0; column <= row; column++, from++) {
           const pixel = 4 * (row * T + column);
-          image.data[pixel] = red;
-          image.data[pixel + 1] = green;
-          image.data[pixel + 2] = blue;
-          image.data[pixel + 3] = bytes[from];
+          pixels[pixel] = red;
+          pixels[pixel + 1] = green;
+          pixels[pixel + 2] = blue;
+          pixels[pixel + 3] = bytes[from];
         }
       }
       context.putImageData(image, 0, 0);
     };
     return canvas;
+  }
+
+  function colourOf(canvas) {
+    return getComputedStyle(canvas).color.match(/[\d.]+/g).map(Number);
+  }
+
+  function drawMaps(canvases) {
+    const colour = colourOf(canvases[0]);
+    for (const canvas of canvases) canvas.draw(colour);
   }
 
   // All heads at once: a row for each layer, its average first.
@@ -261,7 +279,7 @@ function renderLook(element, data) {
       }
     }
     const settle = rove(made, buttons, H + 1, () => {});
-    shows(() => {
+    shows(["layer", "head"], () => {
       buttons.forEach((button, place) => button.setAttribute("aria-pressed", place === state.layer * (H + 1) + state.head + 1));
       settle(state.layer * (H + 1) + state.head + 1);
     });
@@ -273,7 +291,7 @@ function renderLook(element, data) {
     if (head < 0) return [make("p", { text: "The average over the heads of this layer; patterns are those of single heads." })];
     const names = attention.names[layer][head];
     const name = names.map(one => attention.patterns[one]).join(", ");
-    const header = make("tr", {}, ...["attention to", "random", "here", "uniform"].map((text, place) => make("th", { text, class: place ? "number" : "" })));
+    const header = make("tr", {}, ...["attention to", "on random tokens", "here", "if uniform"].map((text, place) => make("th", { text, class: place ? "number" : "" })));
     const cell = value => make("td", { class: "number", text: value === undefined ? "–" : percent(value) });
     const rows = Object.entries(attention.patterns).map(([key, text]) => make(
       "tr", { class: names.includes(key) ? "named" : "" }, make("td", { text }),
@@ -294,7 +312,7 @@ function renderLook(element, data) {
     canvas.removeAttribute("aria-hidden");
     canvas.setAttribute("role", "img");
     const draw = canvas.draw;
-    canvas.draw = () => draw(state.layer, state.head);
+    canvas.draw = colour => draw(colour, state.layer, state.head);
     canvases.push(canvas);
     row.style.setProperty("--height", 1 / T);
     frame.addEventListener("pointermove", event => {
@@ -302,41 +320,40 @@ function renderLook(element, data) {
       const at = (value, size) => Math.max(0, Math.min(T - 1, Math.floor(value / size * T)));
       const token = at(event.clientY - box.top, box.height), column = at(event.clientX - box.left, box.width);
       choose({ token });
-      under.textContent = column > token ? `${pieceAt(token)} does not see ${pieceAt(column)}, which comes later.`
-        : `${pieceAt(token)} looks at ${pieceAt(column)}: ${percent(rowOf(state.layer, state.head, token)[column])}`;
+      under.textContent = column > token ? `${placed(token)} does not see ${placed(column)}, which comes later.`
+        : `${placed(token)} looks at ${placed(column)}: ${percent(rowOf(state.layer, state.head, token)[column])}`;
     });
-    let drawn = "";
-    shows(() => {
-      const wanted = `${state.layer} ${state.head}`;
-      if (drawn !== wanted) canvas.draw();
-      drawn = wanted;
+    shows(["layer", "head"], () => {
+      canvas.draw(colourOf(canvas));
       canvas.setAttribute("aria-label", `Attention map of layer ${state.layer + 1}, ${nameOf(state.head)}`);
+    });
+    shows(["layer", "head", "token"], () => {
       row.style.setProperty("--row", state.token / T);
       names.forEach((name, place) => name.classList.toggle("chosen", place === state.token));
-      under.textContent = "Each row is a token, each column a token that it looks at; the darker, the more (by the root of the weight).";
+      under.textContent = "Each row is a token, each column a token that it looks at: the stronger the colour, the more (it goes by the root of the weight).";
     });
     return make("div", {}, make("div", { class: "framed" }, make("div", { class: "rows", "aria-hidden": "true" }, ...names), frame), under);
   }
 
   function drawAttention(canvases) {
     const scores = make("div"), looks = make("div");
-    shows(() => {
-      scores.replaceChildren(...scoresOf(state.layer, state.head));
+    shows(["layer", "head"], () => scores.replaceChildren(...scoresOf(state.layer, state.head)));
+    shows(["layer", "head", "token"], () => {
       const strongest = rowOf(state.layer, state.head, state.token)
         .map((share, column) => ({ piece: `${pieceAt(column)} (${column + 1})`, share }))
         .sort((one, other) => other.share - one.share).slice(0, 5);
-      looks.replaceChildren(make("h3", { text: `${pieceAt(state.token)} (${state.token + 1}) looks at` }), bars("attention", strongest));
+      looks.replaceChildren(make("h3", { text: `${placed(state.token)} looks at` }), bars("attention", strongest));
     });
     const naming = attention.probe
-      ? `A head is named where it spends more than ${percent(attention.named_above)} of its attention on a pattern, measured on random tokens, twice over`
+      ? "A head is named where more than half of what uniform attention would spend elsewhere goes to one pattern, on random tokens, twice over"
       : "No head is named: there is no room for the random tokens that this is measured on";
     section("Attention", `All heads, a row for each layer; choose one to enlarge it. ${naming}; under the others stands the entropy of their rows.`,
       scrolled("All heads", overview(canvases)), headChooser(),
       make("div", { class: "large" }, largeMap(canvases), make("div", {}, scores)),
       make("h3", { class: "said", text: "What a token looks at: choose one" }),
-      strip("Tokens by what the chosen one looks at", "attention", place => {
-        const share = place > state.token ? 0 : rowOf(state.layer, state.head, state.token)[place];
-        return [Math.sqrt(share), place > state.token ? "comes later" : percent(share)];
+      strip("Tokens by what the chosen one looks at", "attention", ["layer", "head", "token"], () => {
+        const row = rowOf(state.layer, state.head, state.token);
+        return data.tokens.map((_, place) => place > state.token ? [0, "comes later"] : [Math.sqrt(row[place]), percent(row[place])]);
       }),
       make("div", { class: "pair" }, looks));
   }
@@ -356,17 +373,17 @@ function renderLook(element, data) {
     table.append(make("tfoot", {}, make("tr", {}, make("th", { text: "came next" }), ...data.tokens.map((_, place) => make(
       "td", { text: place + 1 < T ? pieceAt(place + 1) : "" },
     )))));
-    shows(() => {
+    shows(["lens", "token"], () => {
       const reading = data.lens[state.lens], token = state.token;
-      const where = `${state.lens ? `After block ${state.lens}` : "Before the first block"}, at ${pieceAt(token)} (${token + 1})`;
+      const where = `${state.lens ? `After block ${state.lens}` : "Before the first block"}, at ${placed(token)}`;
       said.textContent = token + 1 < T
-        ? `${where}: what came, ${pieceAt(token + 1)}, has ${percent(Math.exp(-reading.loss[token]))} and rank ${reading.rank[token].toLocaleString("en")}.`
+        ? `${where}: what came, ${quoted(token + 1)}, has ${percent(Math.exp(-reading.loss[token]))} and rank ${reading.rank[token].toLocaleString("en")}.`
         : `${where}: what comes is not known.`;
       shares.replaceChildren(foretold(reading, token, "attention"));
       mark(token, state.lens);
     });
     section("Logit lens", "What the model would foretell if it ended after each block: its last norm and head on the stream there. The last row is the "
-      + "model itself. The darker, the likelier; underlined where it is the token that came.",
+      + "model itself. The stronger the colour, the likelier; underlined where it is the token that came.",
     scrolled("Logit lens", table), said, make("div", { class: "pair" }, shares));
   }
 
@@ -393,19 +410,19 @@ function renderLook(element, data) {
       return make("label", {}, input, words);
     });
     draw();
-    shows(() => {
+    shows(["token"], () => {
       const stream = data.norms.stream.map(row => row[state.token]);
-      said.textContent = `${pieceAt(state.token)} (${state.token + 1}): the stream goes from ${short(stream[0])} to ${short(stream[L])}.`;
+      said.textContent = `${placed(state.token)}: the stream goes from ${short(stream[0])} to ${short(stream[L])}.`;
       mark(state.token);
     });
     section("Norms of the residual stream", "How long the stream is at each token, before the first block and after each, and what attention and MLP add to it. "
-      + "The darker, the longer, on a log scale.",
+      + "The stronger the colour, the longer, on a log scale.",
     make("fieldset", { class: "choice", "aria-label": "Norms of" }, ...options), place, said);
   }
 
   // ---------------------------------------------------------------------------------------------------------- vectors
 
-  const SIZE = 320, MARGIN = 16;
+  const SIZE = 320, MARGIN = 16, LOOKED_AT = 0.05;
 
   function shape(tag, attributes, text) {
     const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -419,12 +436,11 @@ function renderLook(element, data) {
     return [0, 1].map(axis => MARGIN + (points[cloud][from + axis] - 1) / 254 * (SIZE - 2 * MARGIN));
   }
 
-  function dot(cloud, token) {
-    const [x, y] = placeOf(cloud, token), style = { class: token === state.token ? "chosen" : "", "data-token": token };
-    const size = token === state.token ? 5 : 3.5;
+  function dot(cloud, token, size, name) {
+    const [x, y] = placeOf(cloud, token), style = { class: name, "data-token": token };
     const made = cloud === "query" ? shape("circle", { ...style, cx: x, cy: y, r: size })
       : shape("rect", { ...style, x: x - size, y: y - size, width: 2 * size, height: 2 * size });
-    made.append(shape("title", {}, `${pieceAt(token)} (${token + 1})`));
+    made.append(shape("title", {}, placed(token)));
     return made;
   }
 
@@ -433,44 +449,45 @@ function renderLook(element, data) {
     return shape("text", { x: right ? x - 8 : x + 8, y: y + 4, "text-anchor": right ? "end" : "start" }, pieceAt(token));
   }
 
-  function fillPlane(svg, clouds) {
-    const tokens = data.tokens.map((_, token) => token), parts = [], labels = new Map();
+  // The chosen token in a plane, and the keys that its query looks at.
+  function chosenIn(clouds) {
+    const token = state.token, lines = [], labels = new Map([[`${clouds[0]} ${token}`, label(clouds[0], token)]]);
     if (clouds.includes("key")) {
-      rowOf(state.layer, state.head, state.token).forEach((share, column) => {
-        if (share < 0.05) return;
-        const [[x1, y1], [x2, y2]] = [placeOf("query", state.token), placeOf("key", column)];
-        parts.push(shape("line", { x1, y1, x2, y2, "stroke-width": 0.5 + 3 * share, "stroke-opacity": 0.2 + 0.6 * share }));
+      rowOf(state.layer, state.head, token).forEach((share, column) => {
+        if (share < LOOKED_AT) return;
+        const [[x1, y1], [x2, y2]] = [placeOf("query", token), placeOf("key", column)];
+        lines.push(shape("line", { x1, y1, x2, y2, "stroke-width": 0.5 + 3 * share, "stroke-opacity": 0.2 + 0.6 * share }));
         labels.set(`key ${column}`, label("key", column));
       });
     }
-    for (const cloud of clouds) {
-      parts.push(...tokens.filter(token => token !== state.token).map(token => dot(cloud, token)), dot(cloud, state.token));
-    }
-    labels.set(`${clouds[0]} ${state.token}`, label(clouds[0], state.token));
-    svg.replaceChildren(...parts, ...labels.values());
+    return [...lines, ...clouds.map(cloud => dot(cloud, token, 5, "chosen")), ...labels.values()];
+  }
+
+  function drawPlane(title, clouds, explained) {
+    const svg = shape("svg", { class: "plane", viewBox: `0 0 ${SIZE} ${SIZE}`, role: "img" }), words = make("small", { class: "soft" });
+    const all = shape("g", {}), chosen = shape("g", {});
+    svg.append(all, chosen);
+    svg.addEventListener("pointerover", event => {
+      const found = event.target.closest("[data-token]");
+      if (found) choose({ token: Number(found.dataset.token) });
+    });
+    shows(["layer", "head"], () => {
+      const average = state.head < 0;
+      words.textContent = average ? "The average has no vectors; choose a head."
+        : `${percent(data.vectors[explained][state.layer][state.head])} of the variance lies in this plane.`;
+      svg.setAttribute("aria-label", `${title} of layer ${state.layer + 1}, ${nameOf(state.head)}, in two dimensions`);
+      all.replaceChildren(...average ? [] : clouds.flatMap(cloud => data.tokens.map((_, token) => dot(cloud, token, 3.5, ""))));
+    });
+    shows(["layer", "head", "token"], () => chosen.replaceChildren(...state.head < 0 ? [] : chosenIn(clouds)));
+    return make("figure", {}, make("figcaption", {}, make("b", { text: title }), make("br"), words), svg);
   }
 
   function drawVectors() {
-    const planes = [["Queries (circles) and keys (squares)", ["query", "key"], "explained"], ["Values", ["value"], "value_explained"]];
-    const figures = planes.map(([title, clouds, share]) => {
-      const svg = shape("svg", { class: "plane", viewBox: `0 0 ${SIZE} ${SIZE}`, role: "img" }), words = make("span");
-      svg.addEventListener("pointerover", event => {
-        const found = event.target.closest("[data-token]");
-        if (found) choose({ token: Number(found.dataset.token) });
-      });
-      shows(() => {
-        const average = state.head < 0;
-        words.textContent = average ? "The average has no vectors; choose a head."
-          : `${percent(data.vectors[share][state.layer][state.head])} of the variance lies in this plane.`;
-        svg.setAttribute("aria-label", `${title} of layer ${state.layer + 1}, ${nameOf(state.head)}, in two dimensions`);
-        if (average) svg.replaceChildren();
-        else fillPlane(svg, clouds);
-      });
-      return make("figure", {}, make("figcaption", {}, make("b", { text: title }), make("br"), words), svg);
-    });
     section("Queries, keys and values", "The vectors of a head, a point for each token, in the plane in which they differ most (principal components). Lines go "
       + "from the query of the chosen token to the keys that it looks at. Keys are moved as a whole onto the queries, which changes no attention.",
-    headChooser(), strip("Tokens: choose one", "attention", place => [0, `token ${place + 1}`]), make("p", {}), make("div", { class: "planes" }, ...figures));
+    headChooser(), strip("Tokens: choose one", "attention", [], () => data.tokens.map((_, place) => [0, `token ${place + 1}`])),
+    make("div", { class: "planes" },
+      drawPlane("Queries (circles) and keys (squares)", ["query", "key"], "explained"), drawPlane("Values", ["value"], "value_explained")));
   }
 
   // -------------------------------------------------------------------------------------------------------- together
@@ -486,11 +503,11 @@ function renderLook(element, data) {
   drawLens();
   drawNorms();
   drawVectors();
-  for (const update of views) update();
-  for (const canvas of canvases) canvas.draw();
+  for (const { update } of views) update();
+  drawMaps(canvases);
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   scheme.addEventListener("change", function redraw() {
     if (!element.contains(canvases[0])) scheme.removeEventListener("change", redraw);
-    else for (const canvas of canvases) canvas.draw();
+    else drawMaps(canvases);
   });
 }

@@ -51,7 +51,7 @@ class Look:
     text: dict[str, Any]
     trace: Trace
     readings: list[Reading]
-    probe: dict[str, Tensor] | None
+    probe: heads.Probe | None
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def look(model: GPT, tokenizer: Tokenizer, text: str) -> Look:
         "loss": loss_of(tokenizer, done.ids.tolist(), found[-1].loss, max(1, prefix)),
         "pieces": {str(index): piece_of(tokenizer, index) for index in sorted(named)},
     }
-    return Look(_shape(model), said, done, found, heads.probe_scores(model, tokenizer))
+    return Look(_shape(model), said, done, found, heads.run_probe(model, tokenizer))
 
 
 def check_place(path: Path) -> Path:
@@ -209,7 +209,7 @@ def piece_of(tokenizer: Tokenizer, index: int) -> str:
     return visible(piece) if piece else f"<{index}>"
 
 
-def _described(trace: Trace, probe: dict[str, Tensor] | None) -> dict[str, Any]:
+def _described(trace: Trace, probe: heads.Probe | None) -> dict[str, Any]:
     """Return what is said of the heads beside their maps."""
     weights, uniform = trace.weights, heads.uniform(len(trace.ids))
     here, chance = heads.scores(weights, trace.ids), heads.scores(uniform, trace.ids)
@@ -219,10 +219,9 @@ def _described(trace: Trace, probe: dict[str, Tensor] | None) -> dict[str, Any]:
         "most_entropy": rounded(heads.entropy(uniform)),
         "here": {name: rounded(of) for name, of in here.items()},
         "uniform": {name: rounded(of) for name, of in chance.items()},
-        "probe": probe and {name: rounded(of) for name, of in probe.items()},
-        "names": heads.names(probe) if probe else [[[] for _ in range(count)]] * layers,
+        "probe": probe and {name: rounded(of) for name, of in probe.scores.items()},
+        "names": probe.names() if probe else [[[] for _ in range(count)]] * layers,
         "patterns": heads.PATTERNS,
-        "named_above": heads.NAMED,
     }
 
 
