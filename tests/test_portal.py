@@ -3,6 +3,7 @@ import json
 import pickle
 import shutil
 import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -138,7 +139,16 @@ def header(claimed: int) -> bytes:
     return struct.pack("<Q", claimed) + b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
 
 
+def tarred() -> bytes:
+    """Return a tar, as PyTorch once wrote one, whose entry leads elsewhere."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as file:
+        file.addfile(tarfile.TarInfo("../minigpt-was-run"), io.BytesIO())
+    return made.getvalue()
+
+
 WRONG = {
+    "a tar": (tarred(), "nothing was run"),
     "text": (b"hello, this is not a model", "no checkpoint of PyTorch"),
     "a pickle that runs code": (pickle.dumps(Evil()), "nothing was run"),
     "a checkpoint that runs code": (torch_file({"model": Evil()}), "nothing was run"),

@@ -108,6 +108,10 @@ def test_of_a_run_only_the_files_of_its_model_are_unpacked(tmp_path):
 
 def test_a_checkpoint_of_pytorch_stays_as_it_is(tmp_path):
     made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file:  # torch.save names the folder after the file
+        file.writestr("at 12:30/data.pkl", b"")
+    assert unpacked(tmp_path, made.getvalue()) == "file"
+    made = io.BytesIO()
     torch.save({"a": torch.ones(2)}, made)
     assert unpacked(tmp_path, made.getvalue()) == "file"
     assert names(tmp_path) == {"weights"}

@@ -206,7 +206,7 @@ def _compared(runs: dict[str, Run], key: str, over: Over) -> str:
     ]  # fmt: skip
     pictures = [
         (style, chart(
-            drawn, name=f"Held-out loss over {over}s", size=size, right=right, describe=_describer(lines, over)
+            drawn, name=f"Held-out loss over {over.removesuffix('s')}s", size=size, right=right, describe=_describer(lines, over)
         ))
         for style, size, right in (("broad", (880, 400), 150), ("narrow", (350, 300), 112))
     ]  # fmt: skip

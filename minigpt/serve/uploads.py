@@ -32,6 +32,8 @@ _MODEL_FILE = re.compile(
     r"|vocab\.bpe|merges\.txt|chat_template\.jinja|model(-[\d-]{1,40}|-\d{1,9}-of-\d{1,9}(-\d{1,9})?)?\.safetensors"
 )
 
+_DRIVE = re.compile(r"[A-Za-z]:")
+
 Kind = Literal["file", "directory"]
 
 
@@ -211,7 +213,7 @@ def _checked(archive: zipfile.ZipFile, bounds: Bounds) -> dict[str, zipfile.ZipI
     for info in infos:
         name, mode = info.filename, info.external_attr >> 16
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+        if path.is_absolute() or ".." in path.parts or "\\" in name or _DRIVE.match(name):
             raise UserError(
                 f"the archive has an entry {plain(name)}, which leads out of it; nothing was unpacked"
             )
