@@ -8,6 +8,8 @@ import pytest
 import minigpt
 from minigpt.errors import UserError
 
+from .test_portal import zipped
+
 
 def ask(url: str, path: str, key: str | None = None):
     place = urlsplit(url)
@@ -48,3 +50,22 @@ def test_without_a_model_it_begins_at_the_portal():
 def test_a_model_that_is_not_there_is_refused_and_nothing_is_left_running():
     with pytest.raises(UserError, match="there is no model at"):
         minigpt.portal("no/such/run")
+
+
+def test_the_frame_shows_the_portal_and_takes_a_model(browser, trained, tmp_path):
+    (tmp_path / "run.zip").write_bytes(zipped(trained))
+    page, tab = minigpt.portal(), browser.new_page()
+    tab.route(
+        "http://localhost/",
+        lambda route: route.fulfill(body=page._repr_html_(), content_type="text/html"),
+    )
+    tab.goto("http://localhost/")
+    frame = tab.frame_locator("iframe")
+    frame.locator("#file").set_input_files(tmp_path / "run.zip")
+    frame.get_by_role("button", name="Write with it").click()
+    frame.locator("#prompt").fill("the cat ")
+    frame.get_by_role("button", name="Generate", exact=True).click()
+    frame.locator("#written .facts:not(:empty)").wait_for()
+    assert frame.locator("#written-text .piece").count() > 0
+    tab.close()
+    page.close()

@@ -204,12 +204,11 @@ def _compared(runs: dict[str, Run], key: str, over: Over) -> str:
         Line(f"{_short(name)} {points[-1][1]:.2f}" if points else "", points, f"line run-{place}", dots=True)
         for place, (name, points) in enumerate(lines.items())
     ]  # fmt: skip
+    name, describe = f"Held-out loss over {over.removesuffix('s')}s", _describer(lines, over)
     pictures = [
-        (style, chart(
-            drawn, name=f"Held-out loss over {over.removesuffix('s')}s", size=size, right=right, describe=_describer(lines, over)
-        ))
+        (style, chart(drawn, name=name, size=size, right=right, describe=describe))
         for style, size, right in (("broad", (880, 400), 150), ("narrow", (350, 300), 112))
-    ]  # fmt: skip
+    ]
     return "".join(
         f'<div class="{style}">{picture}</div>' for style, picture in pictures if picture
     )
