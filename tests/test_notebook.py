@@ -1,6 +1,9 @@
+import contextlib
 import html
 import http.client
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import pytest
@@ -52,20 +55,39 @@ def test_a_model_that_is_not_there_is_refused_and_nothing_is_left_running():
         minigpt.portal("no/such/run")
 
 
+@contextlib.contextmanager
+def notebook(output: str):
+    """Serve a page that shows an output, as a notebook does."""
+
+    class Shown(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(output.encode())
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Shown) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
 def test_the_frame_shows_the_portal_and_takes_a_model(browser, trained, tmp_path):
     (tmp_path / "run.zip").write_bytes(zipped(trained))
     page, tab = minigpt.portal(), browser.new_page()
-    tab.route(
-        "http://localhost/",
-        lambda route: route.fulfill(body=page._repr_html_(), content_type="text/html"),
-    )
-    tab.goto("http://localhost/")
-    frame = tab.frame_locator("iframe")
-    frame.locator("#file").set_input_files(tmp_path / "run.zip")
-    frame.get_by_role("button", name="Write with it").click()
-    frame.locator("#prompt").fill("the cat ")
-    frame.get_by_role("button", name="Generate", exact=True).click()
-    frame.locator("#written .facts:not(:empty)").wait_for()
-    assert frame.locator("#written-text .piece").count() > 0
-    tab.close()
+    with notebook(page._repr_html_()) as url:
+        tab.goto(url)
+        frame = tab.frame_locator("iframe")
+        frame.locator("#file").set_input_files(tmp_path / "run.zip")
+        frame.get_by_role("button", name="Write with it").click()
+        frame.locator("#prompt").fill("the cat ")
+        frame.get_by_role("button", name="Generate", exact=True).click()
+        frame.locator("#written .facts:not(:empty)").wait_for()
+        assert frame.locator("#written-text .piece").count() > 0
+        tab.close()
     page.close()
