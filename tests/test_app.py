@@ -6,9 +6,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from minigpt.serve.app import make_app
-from minigpt.serve.models import Models
-from minigpt.serve.settings import ServeSettings
+from . import serving
 
 TALK = [{"role": "user", "content": "a"}]
 
@@ -29,7 +27,7 @@ def fuzz(cases) -> None:
     """Send what a strategy makes; nothing may be a mistake of the server, and each refusal is told in one shape."""
 
     @settings(
-        max_examples=60, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
+        max_examples=20, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(cases)
@@ -67,9 +65,11 @@ def test_there_is_no_page_that_fetches_from_elsewhere(world):
         assert world.ask("GET", path)[0] == 404
 
 
-def test_it_is_healthy_until_it_stops():
-    app = make_app(Models(ServeSettings()), ServeSettings())
-    assert app.state.is_stopping is False
+def test_it_is_healthy_while_all_its_threads_are_at_work():
+    with serving.world() as running:
+        assert running.ask("GET", "/health")[::2] == (200, {"status": "ok"})
+        running.models.get("chat").worker.close()
+        assert running.ask("GET", "/health")[::2] == (503, {"status": "failed"})
 
 
 def test_metrics_are_what_prometheus_reads(world):

@@ -69,6 +69,16 @@ def test_the_head_of_a_second_request_is_not_waited_for_either(hurried):
         assert closed(connection)
 
 
+def test_the_rest_of_a_body_that_was_refused_is_not_waited_for(hurried):
+    with connected(hurried) as connection:
+        connection.sendall(
+            b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+        )
+        assert b" 404 " in connection.recv(65536)
+        connection.sendall(b"more")
+        assert closed(connection)
+
+
 def test_a_connection_that_nobody_uses_is_closed(hurried):
     with connected(hurried) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import threading
 
 import pytest
@@ -129,11 +130,8 @@ def test_a_reader_that_takes_nothing_keeps_nobody_waiting(worker, gate):
     ],
 )
 def test_a_step_that_fails_ends_what_runs_and_the_next_request_is_answered(
-    worker, gate, error, said, monkeypatch
+    worker, gate, error, said, caplog
 ):
-    seen = []
-    monkeypatch.setattr(threading, "excepthook", seen.append)
-
     async def run():
         reply = worker.submit([ask()])
         gate.fails_with = error
@@ -146,7 +144,22 @@ def test_a_step_that_fails_ends_what_runs_and_the_next_request_is_answered(
         return await text_of(worker.submit([ask(9)]))
 
     assert asyncio.run(run())
-    assert [one.exc_value for one in seen] == [error] * isinstance(error, RuntimeError)
+    logged = [record.exc_info[1] for record in caplog.records if record.name == "minigpt"]
+    assert logged == [error] * isinstance(error, RuntimeError)
+
+
+def test_a_text_that_cannot_be_begun_leaves_the_thread_at_work(worker, gate):
+    gate.tokens.release(100)
+    impossible = dataclasses.replace(ask(), banned=range(BYTES.vocab_size))
+
+    async def run():
+        with pytest.raises(ApiError, match="the model has failed"):
+            await text_of(worker.submit([ask(), impossible, ask()]))
+        return await text_of(worker.submit([ask(3)]))
+
+    assert asyncio.run(run())
+    assert worker._held == 0
+    assert worker.is_alive
 
 
 def test_what_runs_goes_on_while_it_drains_and_nothing_new_is_taken(worker, gate):

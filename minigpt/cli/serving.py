@@ -93,13 +93,12 @@ def serve(
 
     if log not in ("text", "json", "none"):
         raise UserError(f"--log is {plain(log)}; wanted text, json or none")
-    for name, value, most in (
-        ("slots", slots, 1024), ("max-tokens", max_tokens, 10**9), ("grace", grace, 3600), ("queue", queue + 1, 10**6),
+    for name, value, least, most in (
+        ("slots", slots, 1, 1024), ("queue", queue, 0, 10**6), ("max-tokens", max_tokens, 1, 10**9),
+        ("grace", grace, 0, 3600),
     ):  # fmt: skip
-        if not 0 < value <= most:
-            raise UserError(
-                f"--{name} is out of range; wanted at most {most}, and more than nothing"
-            )
+        if not least <= value <= most:
+            raise UserError(f"--{name} is {value}; wanted at least {least} and at most {most}")
     if wrong := check_origins(allow_origin):
         raise UserError(wrong)
     keys = ()

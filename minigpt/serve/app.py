@@ -41,7 +41,7 @@ def make_app(models: Models, settings: ServeSettings, site: Site | None = None) 
     app.state.site, app.state.arrivals = site, Arrivals(models, settings, site.bounds)
     for router in (completions.router, health, site_router, arrivals_router):
         app.include_router(router)
-    app.openapi = functools.cache(functools.partial(_described, app))  # ty: ignore[invalid-assignment]
+    app.openapi = functools.cache(functools.partial(_described, app))
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(UserError, on_user_error)
@@ -72,9 +72,10 @@ def _described(app: FastAPI) -> dict[str, Any]:
 @health.get("/health")
 async def is_healthy(request: Request) -> JSONResponse:
     """Return whether requests are taken."""
-    is_stopping = request.app.state.is_stopping
-    said: dict[str, Any] = {"status": "stopping" if is_stopping else "ok"}
-    return JSONResponse(said, 503 if is_stopping else 200)
+    state = request.app.state
+    is_well = all(one.worker.is_alive for one in state.models)
+    said = "stopping" if state.is_stopping else "ok" if is_well else "failed"
+    return JSONResponse({"status": said}, 200 if said == "ok" else 503)
 
 
 @health.get("/metrics", response_class=PlainTextResponse)

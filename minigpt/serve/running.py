@@ -31,6 +31,7 @@ def connection_class(settings: ServeSettings) -> type[H11Protocol]:
     class Connection(H11Protocol):
         _head: asyncio.TimerHandle | None = None  # until the head of a request has to be there
         _taking: asyncio.TimerHandle | None = None  # until the reader has to have taken something
+        _rest: asyncio.TimerHandle | None = None  # until a body has to have ended that was refused
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
@@ -44,6 +45,8 @@ def connection_class(settings: ServeSettings) -> type[H11Protocol]:
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
+            if self.conn.their_state is not SEND_BODY:
+                self._rest = _off(self._rest)
             if self.conn.their_state is not IDLE:
                 self._head = _off(self._head)
             elif self._head is None:  # the beginning of another head
@@ -51,6 +54,7 @@ def connection_class(settings: ServeSettings) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._head, self._taking = _off(self._head), _off(self._taking)
+            self._rest = _off(self._rest)
             super().connection_lost(exc)
 
         def pause_writing(self) -> None:
@@ -62,10 +66,10 @@ def connection_class(settings: ServeSettings) -> type[H11Protocol]:
             super().resume_writing()
 
         def on_response_complete(self) -> None:
-            unread = self.conn.their_state is SEND_BODY  # of a body that was refused
+            is_unread = self.conn.their_state is SEND_BODY
             super().on_response_complete()
-            if unread and not self.transport.is_closing():
-                self._head = self.loop.call_later(settings.header_seconds, self.transport.abort)
+            if is_unread and not self.transport.is_closing():
+                self._rest = self.loop.call_later(settings.header_seconds, self.transport.abort)
 
         def timeout_keep_alive_handler(self) -> None:
             super().timeout_keep_alive_handler()

@@ -10,6 +10,7 @@ for, and keeps nobody waiting.
 
 import asyncio
 import contextlib
+import logging
 import math
 import threading
 import time
@@ -29,6 +30,7 @@ from minigpt.serve.errors import ApiError
 from minigpt.serve.metrics import Metrics
 
 SPEED_SECONDS = 10.0  # over which the tokens per second are counted
+_log = logging.getLogger("minigpt")
 LONGEST_RETRY = 60  # seconds
 JOIN_SECONDS = 10.0  # that a step may take at the end
 
@@ -173,6 +175,11 @@ class Worker:
             self._changed.notify()
         self._thread.join(JOIN_SECONDS)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread is at work."""
+        return self._thread.is_alive()
+
     def gauges(self) -> dict[str, float]:
         """Return what is measured at this moment, by the name of the metric."""
         live, now = len(self.engine.live), time.monotonic()
@@ -212,10 +219,17 @@ class Worker:
 
     def _begin(self, reply: Reply, asks: Sequence[Ask]) -> None:
         for number, ask in enumerate(asks):
-            made = self.engine.submit(
-                ask.ids, ask.settings, seed=ask.seed, bias=ask.bias, banned=ask.banned,
-                ends=ask.ends, probabilities=ask.probabilities, top=ask.top,
-            )  # fmt: skip
+            try:
+                made = self.engine.submit(
+                    ask.ids, ask.settings, seed=ask.seed, bias=ask.bias, banned=ask.banned,
+                    ends=ask.ends, probabilities=ask.probabilities, top=ask.top,
+                )  # fmt: skip
+            except Exception as error:  # the next request must find the thread at work
+                self._held -= len(asks) - number
+                self._end(lambda one: one.reply is reply, _failed(error))
+                reply.error = _failed(error)
+                self._send(reply.loop, [(reply, Update(number, "", (), "failed"))])
+                return
             self._texts[id(made)] = _Open(reply, number, made)
         self.metrics.count("minigpt_prompt_tokens_total", self.name, by=len(asks[0].ids))
 
@@ -230,13 +244,8 @@ class Worker:
         try:
             moved = self.engine.step()
         except Exception as error:  # whatever it was, the next request must find the thread at work
-            said = first_line(error) if isinstance(error, UserError) else "the model has failed"
-            self._end(lambda one: True, ApiError(500, said))
+            self._end(lambda one: True, _failed(error))
             self.engine.forget()
-            if not isinstance(error, UserError):
-                threading.excepthook(
-                    threading.ExceptHookArgs((type(error), error, error.__traceback__, None))
-                )
             return
         self._hand_over([self._texts[id(one)] for one in moved])
 
@@ -259,10 +268,11 @@ class Worker:
             batches.setdefault(reply.loop, []).append((reply, update))
         self._note_drawn(drawn)
         for loop, batch in batches.items():
-            with contextlib.suppress(
-                RuntimeError
-            ):  # the loop is closed: nobody waits there any more
-                loop.call_soon_threadsafe(_put_all, batch)
+            self._send(loop, batch)
+
+    def _send(self, loop: asyncio.AbstractEventLoop, batch: list[tuple[Reply, Update]]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+            loop.call_soon_threadsafe(_put_all, batch)
 
     def _note_end(self, finish: str, seconds: float) -> None:
         with self._changed:
@@ -285,6 +295,14 @@ class Worker:
 def stopping() -> ApiError:
     """Return what a client is told when the server stops."""
     return ApiError(503, "the server is stopping", code="stopping", headers={"Retry-After": "5"})
+
+
+def _failed(error: Exception) -> ApiError:
+    """Return what a client is told of a failure; what it is not told stands on standard error."""
+    if isinstance(error, UserError):
+        return ApiError(500, first_line(error))
+    _log.error("the engine has failed", exc_info=error)
+    return ApiError(500, "the model has failed; the log of the server says why")
 
 
 def _put_all(batch: Sequence[tuple[Reply, Update]]) -> None:
