@@ -24,6 +24,7 @@ _WHERE = {
     "generate": "minigpt.inference.text",
     "load": "minigpt.interop.loading",
     "look": "minigpt.inside.views",
+    "portal": "minigpt.serve.notebook",
     "stream": "minigpt.inference.text",
     "train": "minigpt.pretrain",
 }

@@ -10,8 +10,13 @@ DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069
 
 def fill_page(title: str, body: str) -> str:
     """Return a whole page with the style of the house around a body of HTML."""
-    template = (resources.files("minigpt") / "templates" / "page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(title=safe(title), body=body)
+    parts = {"style": template("house.css"), "script": template("captions.js")}
+    return Template(template("page.html")).substitute(parts, title=safe(title), body=body)
+
+
+def template(name: str) -> str:
+    """Return one of the files that the pages of the house are made from."""
+    return (resources.files("minigpt") / "templates" / name).read_text(encoding="utf-8")
 
 
 def visible(text: str) -> str:

@@ -49,13 +49,18 @@ def write_report(run: Path | str, out: Path | None = None) -> Path:
     data = directory.path / "data.json"
     facts = read_json(data) if data.is_file() else {}
     name = directory.path.resolve().name
+    replace_text(path, page(name, directory.config, rows, samples, facts, judged(rows)))
+    return path
+
+
+def judged(rows: list[Row]) -> str:
+    """Return how a run stands, in sentences."""
     sentence = verdict(rows).sentence.removeprefix("verdict: ")
-    judged = sentence[:1].upper() + sentence[1:]
+    words = sentence[:1].upper() + sentence[1:]
     best = min((bits for _, bits in points_of(rows, "val_bits_per_byte")), default=math.inf)
     if math.isfinite(best) and (said := beside_baselines(best, baselines_in(rows))):
-        judged += f". At its best it {said}"
-    replace_text(path, page(name, directory.config, rows, samples, facts, judged))
-    return path
+        words += f". At its best it {said}"
+    return words
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -116,9 +121,7 @@ def page(
     parts = [
         _header(name, settings, rows, facts or {}),
         f'<p class="verdict">{safe(verdict)}</p>' if verdict else "",
-        loss_chart(rows, settings),
-        '<div class="small">' + "".join(small_charts(rows, settings)) + "</div>",
-        _times(rows),
+        pictures(rows, settings),
         _samples(samples),
         _settings(settings),
         _data(facts or {}),
@@ -131,30 +134,37 @@ def page(
 
 
 def _header(name: str, settings: RunConfig, rows: list[Row], facts: dict[str, Any]) -> str:
-    model, steps = settings.model, settings.train.steps
-    shape = f"{model.n_layer} layers, {model.n_head} heads, {model.n_embd} channels, context {model.block_size:,}"
-    if model.vocab_size:
-        shape = f"{parameter_count(model):,} parameters: {shape}"
-    step = rows[-1]["step"] if rows else 0
-    far = f"step {step:,} of {steps:,}"
-    if not rows:
-        far = "nothing logged yet"
-    elif steps and step >= steps:
-        far = f"{step:,} steps, finished"
-    elif step >= end_of(rows, settings):
-        far += ", ended by train.patience"
-    figures = "".join(
+    shape, far = shape_in_words(settings), how_far(rows, settings)
+    shown = "".join(
         f"<div><dt>{safe(label)}</dt><dd>{safe(value)}</dd></div>"
-        for value, label in _figures(rows, settings, facts)
+        for value, label in figures(rows, settings, facts)
     )
     return (
         f"<h1>{safe(name)}</h1>\n"
         f'<p class="soft">{safe(shape)}<br>trained on {safe(settings.data.source)}; {safe(far)}</p>\n'
-        + (f'<dl class="figures">{figures}</dl>' if figures else "")
+        + (f'<dl class="figures">{shown}</dl>' if shown else "")
     )
 
 
-def _figures(
+def shape_in_words(settings: RunConfig) -> str:
+    """Return how large the model of a run is."""
+    model = settings.model
+    shape = f"{model.n_layer} layers, {model.n_head} heads, {model.n_embd} channels, context {model.block_size:,}"
+    return f"{parameter_count(model):,} parameters: {shape}" if model.vocab_size else shape
+
+
+def how_far(rows: list[Row], settings: RunConfig) -> str:
+    """Return which step a run has reached."""
+    step, steps = rows[-1]["step"] if rows else 0, settings.train.steps
+    if not rows:
+        return "nothing logged yet"
+    if steps and step >= steps:
+        return f"{step:,} steps, finished"
+    ended = ", ended by train.patience" if step >= end_of(rows, settings) else ""
+    return f"step {step:,} of {steps:,}{ended}"
+
+
+def figures(
     rows: list[Row], settings: RunConfig, facts: dict[str, Any]
 ) -> Iterator[tuple[str, str]]:
     """Yield the numbers that a person asks for first, (value, label)."""
@@ -198,6 +208,12 @@ def _figures(
         )
 
 
+def pictures(rows: list[Row], settings: RunConfig) -> str:
+    """Return the charts of a run, as HTML: its loss, what drives it, where the time went."""
+    small = '<div class="small">' + "".join(small_charts(rows, settings)) + "</div>"
+    return "\n".join(part for part in (loss_chart(rows, settings), small, _times(rows)) if part)
+
+
 def _times(rows: list[Row]) -> str:
     spent = list(zip(PARTS, _spent(rows), strict=True))
     total = sum(seconds for _, seconds in spent)
@@ -214,27 +230,45 @@ def _times(rows: list[Row]) -> str:
 def _samples(samples: Sequence[tuple[int, str]]) -> str:
     if not samples:
         return ""
-    texts = dict(samples)
-    shown = []
-    for step in spread(list(texts), MOST_SAMPLES):
-        text = texts[int(step)]
-        text = text[:SAMPLE_CHARACTERS] + ("…" if len(text) > SAMPLE_CHARACTERS else "")
-        shown.append(f"<span>step {step:,}</span><pre>{safe(text)}</pre>")
-    return f'<h2>What it wrote</h2>\n<div class="samples">{"".join(shown)}</div>'
-
-
-def _settings(settings: RunConfig) -> str:
-    different = config.changes(RunConfig(), settings)
-    first = "".join(
-        f"<tr><td><code>{name}</code></td><td><code>{safe(_shown(now))}</code></td>"
-        f'<td class="soft"><code>{safe(_shown(before))}</code></td></tr>'
-        for name, (before, now) in different.items()
+    shown = "".join(
+        f"<span>step {step:,}</span><pre>{safe(text)}</pre>" for step, text in some_of(samples)
     )
-    rest = "".join(
-        f"<tr><td><code>{section}.{key}</code></td><td><code>{safe(_shown(value))}</code></td></tr>"
+    return f'<h2>What it wrote</h2>\n<div class="samples">{shown}</div>'
+
+
+def some_of(samples: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Return a few of the texts, evenly spread over the run, none too long."""
+    texts = dict(samples)
+    return [
+        (int(step), text[:SAMPLE_CHARACTERS] + ("…" if len(text) > SAMPLE_CHARACTERS else ""))
+        for step in spread(list(texts), MOST_SAMPLES)
+        for text in [texts[int(step)]]
+    ]
+
+
+def settings_of(settings: RunConfig) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
+    """Return the settings that are not as by default, (name, here, default), and the others, (name, value)."""
+    different = config.changes(RunConfig(), settings)
+    changed = [(name, shown(now), shown(before)) for name, (before, now) in different.items()]
+    others = [
+        (f"{section}.{key}", shown(value))
         for section, values in config.to_dict(settings).items()
         for key, value in values.items()
         if f"{section}.{key}" not in different
+    ]
+    return changed, others
+
+
+def _settings(settings: RunConfig) -> str:
+    changed, others = settings_of(settings)
+    first = "".join(
+        f"<tr><td><code>{name}</code></td><td><code>{safe(here)}</code></td>"
+        f'<td class="soft"><code>{safe(default)}</code></td></tr>'
+        for name, here, default in changed
+    )
+    rest = "".join(
+        f"<tr><td><code>{name}</code></td><td><code>{safe(value)}</code></td></tr>"
+        for name, value in others
     )
     table = f'<div class="scroll"><table><tr><th>setting</th><th>here</th><th>default</th></tr>{first}</table></div>'
     return (
@@ -296,7 +330,8 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a setting as a person writes it."""
     if isinstance(value, str | tuple):
         return json.dumps(value, ensure_ascii=False)
     return (

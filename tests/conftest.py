@@ -197,3 +197,21 @@ def world():
 
     with world() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def paged(trained, tmp_path_factory):
+    """A server with a page that shows two runs, one of them still training; its tests leave it as it is."""
+    from minigpt.serve.runs import Runs
+    from minigpt.serve.site import Site
+
+    from .serving import world
+    from .test_runs import learning, make_run
+
+    folder = tmp_path_factory.mktemp("runs")
+    shutil.copytree(trained, folder / "trained")
+    make_run(folder, "live", *learning(1.5, steps=60))
+    (folder / "live" / ".lock.json").write_text("{}")
+    with world(Site(Runs(folder))) as running:
+        running.models.load(str(folder / "trained"))
+        yield running

@@ -17,6 +17,7 @@ from minigpt.serve.app import make_app
 from minigpt.serve.models import Models
 from minigpt.serve.running import serving
 from minigpt.serve.settings import ServeSettings
+from minigpt.serve.site import Site
 from minigpt.tokenizer import Tokenizer, bpe_tokenizer, char_tokenizer
 
 from .conftest import tiny
@@ -78,14 +79,14 @@ class World:
 
 
 @contextlib.contextmanager
-def world(**settings: Any) -> Generator[World]:
+def world(site: Site | None = None, **settings: Any) -> Generator[World]:
     """Serve three models: plain, chat (with a template), letters (26 of them)."""
     chosen = ServeSettings(**({"log": "none", "grace_seconds": 2.0} | settings))
     models = Models(chosen, Decoding(device="cpu", dtype="fp32"))
     models.add("plain", drawn(), BYTES)
     models.add("chat", drawn(1), BYTES, template=CHATML)
     models.add("letters", drawn(2, vocab_size=27, block_size=32), LETTERS)
-    with contextlib.closing(models), serving(make_app(models, chosen), chosen) as url:
+    with contextlib.closing(models), serving(make_app(models, chosen, site), chosen) as url:
         yield World(url, models)
 
 

@@ -32,13 +32,14 @@ def serve(
     max_tokens: int = 4096,
     grace: float = 30.0,
     log: str = "text",
+    runs: Path | None = None,
     device: str = "auto",
     dtype: DTYPE = "auto",
     quantize: QUANTIZE = "none",
     compile: FLAG = False,
     as_json: JSON = False,
 ) -> None:
-    """Answer over HTTP as OpenAI's servers do, until Ctrl-C: /v1/models, /v1/completions, /v1/chat/completions.
+    """Answer over HTTP as OpenAI's servers do, with a page to write, chat and look inside, until Ctrl-C.
 
     Example: minigpt serve runs/demo
     Then:    curl http://127.0.0.1:8000/v1/completions -H "Content-Type: application/json" -d '{"prompt": "Return "}'
@@ -71,6 +72,9 @@ def serve(
         Seconds that what runs has to end in when the server is told to stop.
     log
         A line for each request on standard error: text, json or none.
+    runs
+        A folder of runs that the page shows, those that are training with live curves [default: runs, where there is
+        such a folder].
     device
         auto, cpu, cuda or mps.
     compile
@@ -83,7 +87,9 @@ def serve(
     from minigpt.serve.models import Models
     from minigpt.serve.running import listening_socket
     from minigpt.serve.running import serve as serve_until_stopped
+    from minigpt.serve.runs import Runs
     from minigpt.serve.settings import ServeSettings, check_open, keys_in
+    from minigpt.serve.site import Site
 
     if log not in ("text", "json", "none"):
         raise UserError(f"--log is {plain(log)}; wanted text, json or none")
@@ -99,6 +105,9 @@ def serve(
     if api_key_file is not None:
         keys = keys_in(text_of(expanded(api_key_file)), api_key_file)
     check_open(ServeSettings(host=host, keys=keys), insecure)
+    folder = Path("runs") if runs is None else expanded(runs)
+    if runs is not None and not folder.is_dir():
+        raise UserError(f"--runs {runs} is no folder; pass one with runs in it")
     with contextlib.closing(listening_socket(host, port)) as at:
         address, number = at.getsockname()[:2]
         settings = ServeSettings(
@@ -116,7 +125,7 @@ def serve(
                 say(f"{served.name}: context {served.context}, {chats}")
             shown = f"[{address}]" if ":" in address else address
             serve_until_stopped(
-                make_app(models, settings), settings, at,
+                make_app(models, settings, Site(Runs(folder))), settings, at,
                 lambda: say(f"listening on http://{shown}:{number}; Ctrl-C stops it"),
             )  # fmt: skip
         say("stopped")

@@ -139,8 +139,9 @@ PrepareOptions: Any = _options(
 # What the tensors of a file of weights do not show.
 UNSEEN = ("n_head", "block_size", "rope_theta", "norm", "norm_eps", "mlp", "dropout")
 _UNSEEN_TITLE = "--model.… What the tensors do not show"
+_UnseenOptions: Any = _options(ModelConfig, only=UNSEEN)
 ShapeOptions: Any = _dataclass(
-    "ShapeOptions", [("model", _group(_UNSEEN_TITLE, _options(ModelConfig, only=UNSEEN), 1), None)]
+    "ShapeOptions", [("model", _group(_UNSEEN_TITLE, _UnseenOptions, 1), _UnseenOptions())]
 )
 NO_OPTIONS, NO_SAMPLE_OPTIONS, NO_CHAT_OPTIONS = Options(), SampleOptions(), ChatOptions()
 NO_PREPARE_OPTIONS, NO_SHAPE_OPTIONS = PrepareOptions(), ShapeOptions()

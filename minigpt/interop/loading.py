@@ -25,7 +25,7 @@ from minigpt.model.transformer import GPT
 from minigpt.tokenizer import Tokenizer, char_tokenizer, find_tokenizer
 
 Run = Path | str | bytes | io.BytesIO
-_GPT2_ROWS = (50257, 50304)  # GPT-2's vocabulary, and as nanoGPT pads it
+GPT2_ROWS = (50257, 50304)  # GPT-2's vocabulary, and as nanoGPT pads it
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model"]
 _log = logging.getLogger("minigpt")
 
@@ -73,8 +73,8 @@ def load(
     for note in found.notes:
         _log.warning("%s: %s", name, note)
     model = build(GPT, found.config, found.tensors, name)
-    tokenizer = tokenizer or (_tokenizer_in(run.parent) if isinstance(run, Path) else None)
-    if tokenizer is None and model.config.vocab_size in _GPT2_ROWS:
+    tokenizer = tokenizer or (tokenizer_in(run.parent) if isinstance(run, Path) else None)
+    if tokenizer is None and model.config.vocab_size in GPT2_ROWS:
         tokenizer = find_tokenizer("gpt2")
     return model, tokenizer and fitting(tokenizer, model, name)
 
@@ -202,7 +202,7 @@ def _load_adapter(
     put_adapter(model, folder)
     if merged:
         merge(model)
-    tokenizer = tokenizer or _tokenizer_in(folder) or beside
+    tokenizer = tokenizer or tokenizer_in(folder) or beside
     return model, tokenizer and fitting(tokenizer, model, str(folder))
 
 
@@ -215,7 +215,7 @@ def _load_folder(
     if model_type is not None:
         model, beside = load_causal(folder, model_type)
     else:
-        model, beside = GPT.from_pretrained(folder), _tokenizer_in(folder)
+        model, beside = GPT.from_pretrained(folder), tokenizer_in(folder)
     tokenizer = tokenizer or beside
     return model, tokenizer and fitting(tokenizer, model, str(folder))
 
@@ -228,6 +228,7 @@ def _foreign_type(folder: Path) -> str | None:
     return model_type if isinstance(model_type, str) and model_type not in FAMILIES else None
 
 
-def _tokenizer_in(folder: Path) -> Tokenizer | None:
+def tokenizer_in(folder: Path) -> Tokenizer | None:
+    """Return the tokenizer that lies in the folder of a model, or None."""
     there = any((folder / name).is_file() for name in ("tokenizer.json", "merges.txt"))
     return find_tokenizer(str(folder)) if there else None

@@ -12,24 +12,35 @@ from starlette.exceptions import HTTPException
 from minigpt import __version__
 from minigpt.errors import UserError
 from minigpt.serve import completions
+from minigpt.serve.arrivals import Arrivals
+from minigpt.serve.arrivals import router as arrivals_router
 from minigpt.serve.errors import on_failure, on_http_error, on_invalid, on_user_error
 from minigpt.serve.guarding import Bounded, Guarded
 from minigpt.serve.logs import Logged
 from minigpt.serve.models import Models
 from minigpt.serve.settings import ServeSettings
+from minigpt.serve.site import Site
+from minigpt.serve.site import router as site_router
 
 health = APIRouter()
 
 
-def make_app(models: Models, settings: ServeSettings) -> FastAPI:
-    """Return the application that answers for these models; they may come and go while it does."""
+def make_app(models: Models, settings: ServeSettings, site: Site | None = None) -> FastAPI:
+    """Return the application that answers for these models; they may come and go while it does.
+
+    Args:
+        models: at first.
+        settings: of the server.
+        site: what its page shows beside them.
+    """
     app = FastAPI(
         title="minigpt", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     app.state.models, app.state.settings, app.state.is_stopping = models, settings, False
-    app.include_router(completions.router)
-    app.include_router(health)
-    # The page's routers have their place here: GET /, its files below /page/, its own paths below /api/.
+    site = site or Site()
+    app.state.site, app.state.arrivals = site, Arrivals(models, settings, site.bounds)
+    for router in (completions.router, health, site_router, arrivals_router):
+        app.include_router(router)
     app.openapi = functools.cache(functools.partial(_described, app))
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http_error)

@@ -124,7 +124,7 @@ class _Answer:
             for choice, of_it in self._by_choice(updates):
                 scored[choice.index] += choice.take(of_it)[1]
         found = [
-            self.choice(choice, scored) | {"finish_reason": choice.finish}
+            self.choice(choice, scored) | self.prompt_ids(choice) | {"finish_reason": choice.finish}
             for choice, scored in zip(self.choices, scored, strict=True)
         ]
         return self.head | {"object": self.kind, "choices": found, "usage": self.usage()}
@@ -171,6 +171,16 @@ class _Answer:
             grouped.setdefault(update.number, []).append(update)
         return [(self.choices[number], of_it) for number, of_it in grouped.items()]
 
+    def prompt_ids(self, choice: Choice) -> dict[str, Any]:
+        """Return the ids that a text goes on from, where they are asked for; vLLM has them under this name."""
+        wanted = self.request.return_token_ids
+        return {"prompt_token_ids": list(self.asked.asks[choice.index].ids)} if wanted else {}
+
+    def token_ids(self, scored: list[Scored]) -> dict[str, Any]:
+        """Return the ids of tokens, where they are asked for."""
+        wanted = self.request.return_token_ids
+        return {"token_ids": [one.picked.token for one in scored]} if wanted else {}
+
     def begin(self, choice: Choice) -> dict[str, Any] | None:
         """Return what stands before a text in a stream, if anything does."""
         raise NotImplementedError
@@ -188,14 +198,16 @@ class _Completions(_Answer):
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
     def begin(self, choice: Choice) -> dict[str, Any] | None:
-        if not choice.text:
+        prompt = self.prompt_ids(choice)
+        if not choice.text and not prompt:
             return None
-        return self.delta(choice, choice.text, []) | {"finish_reason": None}
+        return self.delta(choice, choice.text, []) | prompt | {"finish_reason": None}
 
     def choice(self, choice: Choice, scored: list[Scored]) -> dict[str, Any]:
         wanted = self.request.logprobs is not None
         found = completion_logprobs(self.tokenizer, scored) if wanted else None
-        return {"index": choice.index, "text": choice.text, "logprobs": found}
+        named = {"index": choice.index, "text": choice.text, "logprobs": found}
+        return named | self.token_ids(scored)
 
     def delta(self, choice: Choice, piece: str, scored: list[Scored]) -> dict[str, Any]:
         return self.choice(choice, scored) | {"text": piece}
@@ -206,16 +218,20 @@ class _Chat(_Answer):
 
     def begin(self, choice: Choice) -> dict[str, Any] | None:
         delta = {"role": "assistant", "content": ""}
-        return {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": None}
+        begun = {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": None}
+        return begun | self.prompt_ids(choice)
 
     def choice(self, choice: Choice, scored: list[Scored]) -> dict[str, Any]:
         message = {"role": "assistant", "content": choice.text, "refusal": None}
-        return {"index": choice.index, "message": message, "logprobs": self._logprobs(scored)}
+        named = {"index": choice.index, "message": message, "logprobs": self._logprobs(scored)}
+        return named | self.token_ids(scored)
 
     def delta(self, choice: Choice, piece: str, scored: list[Scored]) -> dict[str, Any]:
         delta = {"content": piece} if piece or scored else {}
         logprobs = self._logprobs(scored) if scored else None
-        return {"index": choice.index, "delta": delta, "logprobs": logprobs}
+        return {"index": choice.index, "delta": delta, "logprobs": logprobs} | self.token_ids(
+            scored
+        )
 
     def _logprobs(self, scored: list[Scored]) -> dict[str, Any] | None:
         return chat_logprobs(self.tokenizer, scored) if self.request.logprobs else None

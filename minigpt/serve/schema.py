@@ -99,6 +99,9 @@ class Sampling(_Body):
         description="slide: a prompt may be longer than the context and a text go on beyond it; the oldest gets out of "
         "sight, as in minigpt sample",
     )
+    return_token_ids: bool = Field(
+        False, description="give token_ids with the text, and prompt_token_ids before it"
+    )
     user: Any = None  # ignored
 
 
