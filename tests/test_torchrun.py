@@ -62,7 +62,7 @@ def by_hand(folder, out) -> list[warm.Command]:
 
 def ended(processes: list) -> tuple[list[int], list[str], list[str]]:
     """Return the exit statuses of processes that are about to end, what each printed, and what each said."""
-    texts = [process.communicate(timeout=20) for process in processes]
+    texts = [process.communicate(timeout=120) for process in processes]
     return [process.returncode for process in processes], *map(list, zip(*texts, strict=True))
 
 
@@ -163,7 +163,7 @@ def test_without_torchrun_a_signal_to_one_stops_all_and_a_kill_is_noticed(folder
         wait_for(lambda before=before: lines(out) > before + 3, processes[0])
         kill_after(processes[rank], out, 0, random.uniform(0, 0.05))
         began = time.monotonic()
-        said = processes[1 - rank].communicate(timeout=20)[1]
+        said = processes[1 - rank].communicate(timeout=120)[1]
         assert time.monotonic() - began < 8
         assert processes[1 - rank].returncode == 1
         who = "" if rank else "rank 1: "
