@@ -2,6 +2,9 @@
 PYTHON   ?= python3
 PIP_ARGS ?=
 BIN      := .venv/bin
+# Several workers of one thread each, every file in one of them, those that take longest first.
+WORKERS  ?= 2
+PYTEST   := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: install demo test test-fast check clean
 
@@ -11,10 +14,10 @@ demo: install
 	$(BIN)/minigpt demo
 
 test: .venv/dev.stamp
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-fast: .venv/dev.stamp
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .

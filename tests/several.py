@@ -1,7 +1,6 @@
 """Several processes that work together, for tests of what they do."""
 
 import faulthandler
-import multiprocessing
 import time
 import uuid
 import warnings
@@ -13,6 +12,8 @@ import torch
 import torch.distributed as dist
 
 from minigpt.ranks import Ranks
+
+from . import warm
 
 TOO_LONG = 300  # seconds
 
@@ -45,15 +46,8 @@ def _keep(ranks: Ranks, folder: Path, work: Callable) -> None:
 
 def start(size: int, work: Callable, folder: Path, *arguments: Any) -> list[Any]:
     """Begin what `together` does and return the processes."""
-    context = multiprocessing.get_context("spawn")
     meeting = folder / f"meeting-{uuid.uuid4()}"
-    processes = [
-        context.Process(target=_one, args=(rank, size, meeting, work, folder, *arguments))
-        for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
-    return processes
+    return [warm.start(_one, rank, size, meeting, work, folder, *arguments) for rank in range(size)]
 
 
 def end(processes: list[Any]) -> None:
@@ -69,7 +63,6 @@ def _one(
     warnings.simplefilter("error")
     faulthandler.dump_traceback_later(TOO_LONG, exit=True)
 
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     ranks = Ranks(rank, size, rank, size)
     dist.barrier()  # nobody ends before the others have met it

@@ -696,6 +696,8 @@ def test_a_signal_finishes_the_step_saves_and_says_by_its_status_what_happened(
     command += [
         "--train.steps",
         "100000",
+        "--train.compile",
+        "off",
         "--optim.schedule",
         "constant",
         "--out",

@@ -132,6 +132,7 @@ def test_texts_are_drawn_again_the_same(trained):
     assert found["sentence"] in as_text(found)
 
 
+@pytest.mark.slow
 def test_a_text_that_is_learnt_by_heart_is_called_so(small_config, tmp_path):
     rng = random.Random(0)
     text = tmp_path / "noise.txt"

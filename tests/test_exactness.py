@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,22 +16,22 @@ import pytest
 from minigpt.config import to_toml
 from minigpt.rundir import RunDir
 
+from . import warm
 from .test_pretrain import changed, outcome
 
+ONE_THREAD, TWO_THREADS = {"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "2"}
 
-def start(settings, out, **environment: str) -> subprocess.Popen:
-    command = [
-        sys.executable,
-        "-m",
-        "minigpt",
-        "train",
-        "--config",
-        str(settings),
-        "--out",
-        str(out),
-    ]
+
+def start(settings, out, *more: str) -> warm.Command:
+    """Begin a run in a forked process, with one thread."""
+    return warm.Command("train", "--config", settings, "--out", out, *more)
+
+
+def start_cold(settings, out, **environment: str) -> subprocess.Popen:
+    """Begin a run as a person does."""
+    command = [sys.executable, "-m", "minigpt", "train", "--config", settings, "--out", out]
     return subprocess.Popen(
-        command,
+        list(map(str, command)),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -38,7 +39,7 @@ def start(settings, out, **environment: str) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: subprocess.Popen | warm.Command) -> str:
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return err
@@ -49,7 +50,9 @@ def lines(out) -> int:
     return file.read_text().count("\n") if file.is_file() else 0
 
 
-def kill_after(process: subprocess.Popen, out, more_lines: int, then_seconds: float) -> None:
+def kill_after(
+    process: subprocess.Popen | warm.Command, out, more_lines: int, then_seconds: float
+) -> None:
     """Kill -9 once the run has logged some lines more, and a moment later; anywhere, a save included."""
     wanted, deadline = lines(out) + more_lines, time.monotonic() + 300
     while lines(out) < wanted and process.poll() is None and time.monotonic() < deadline:
@@ -62,18 +65,16 @@ def kill_after(process: subprocess.Popen, out, more_lines: int, then_seconds: fl
 def killed_often(settings, folder, seed: int) -> list[int]:
     """Train undisturbed, and once more with twenty kills; return the last step that was logged at each kill."""
     rng, killed_at, out = random.Random(seed), [], folder / "killed"
-    started = time.monotonic()
-    finish(start(settings, folder / "whole"))
-    seconds = time.monotonic() - started
+    finish(start_cold(settings, folder / "whole", **ONE_THREAD))
     for number in range(20):
         process = start(settings, out)
         if number % 5 == 4:  # while it is starting, most likely
-            kill_after(process, out, 0, rng.uniform(0, min(3.0, seconds / 2)))
+            kill_after(process, out, 0, rng.uniform(0, 0.3))
         else:
             kill_after(process, out, rng.randint(0, 6), rng.uniform(0, 0.05))
         assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
         killed_at.append(RunDir(out).metrics[-1]["step"] if lines(out) else -1)
-    err = finish(start(settings, out))
+    err = finish(start_cold(settings, out, **ONE_THREAD))
     assert "going on from step" in err
     return killed_at
 
@@ -86,7 +87,7 @@ def test_twenty_kills_at_random_moments_and_then_equal_hashes(small_config, tmp_
     for name in seeds:
         config = changed(
             small_config,
-            train={"steps": 400, "checkpoint_every": 5, "eval_every": 10, "log_every": 2},
+            train={"steps": 200, "checkpoint_every": 5, "eval_every": 10, "log_every": 1},
             model={"dropout": 0.2},
             optim={"name": name},
         )
@@ -127,7 +128,7 @@ def test_killed_just_before_any_change_of_a_file(
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | ONE_THREAD,
         cwd=Path(__file__).parent.parent,
     )
     print(done.stdout)
@@ -147,11 +148,11 @@ def test_a_compiled_run_that_is_killed_is_bit_for_bit_the_undisturbed_one(small_
     )
     (tmp_path / "run.toml").write_text(to_toml(config))
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
-    finish(start(tmp_path / "run.toml", tmp_path / "whole", **cache))
-    killed = start(tmp_path / "run.toml", tmp_path / "killed", **cache)
+    finish(start_cold(tmp_path / "run.toml", tmp_path / "whole", **cache))
+    killed = start_cold(tmp_path / "run.toml", tmp_path / "killed", **cache)
     kill_after(killed, tmp_path / "killed", 8, 0.0)
     assert killed.returncode == -signal.SIGKILL
-    err = finish(start(tmp_path / "run.toml", tmp_path / "killed", **cache))
+    err = finish(start_cold(tmp_path / "run.toml", tmp_path / "killed", **cache))
     assert "going on from step" in err
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
@@ -161,28 +162,28 @@ def test_with_fewer_threads_a_run_goes_on_and_says_that_it_is_no_longer_the_same
     small_config, tmp_path
 ):
     (tmp_path / "run.toml").write_text(to_toml(small_config))
-    killed = start(tmp_path / "run.toml", tmp_path / "run", OMP_NUM_THREADS="2")
+    killed = start_cold(tmp_path / "run.toml", tmp_path / "run", **TWO_THREADS)
     kill_after(killed, tmp_path / "run", 3, 0.0)
     assert killed.returncode == -signal.SIGKILL
-    err = finish(start(tmp_path / "run.toml", tmp_path / "run", OMP_NUM_THREADS="1"))
+    err = finish(start(tmp_path / "run.toml", tmp_path / "run"))
     assert "(threads was 2, is 1): it goes on, but no longer bit for bit" in err
 
 
 @pytest.mark.slow
 def test_killed_before_the_first_checkpoint_it_begins_again(small_config, tmp_path):
     (tmp_path / "run.toml").write_text(to_toml(small_config))
-    finish(start(tmp_path / "run.toml", tmp_path / "whole"))
-    process = start(tmp_path / "run.toml", tmp_path / "killed")
+    finish(start_cold(tmp_path / "run.toml", tmp_path / "whole", **TWO_THREADS))
+    process = start_cold(tmp_path / "run.toml", tmp_path / "killed", **TWO_THREADS)
     deadline = time.monotonic() + 60
     while not (tmp_path / "killed" / "run.toml").is_file() and time.monotonic() < deadline:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    finish(start(tmp_path / "run.toml", tmp_path / "killed"))
+    finish(start_cold(tmp_path / "run.toml", tmp_path / "killed", **TWO_THREADS))
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
-def wait_for(condition, process: subprocess.Popen) -> None:
+def wait_for(condition, process: subprocess.Popen | warm.Command) -> None:
     deadline = time.monotonic() + 90
     while not condition() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -201,13 +202,11 @@ def test_a_second_process_is_refused_until_the_first_is_killed(small_config, tmp
     )  # it holds its place, and cannot end before the others have tried
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     for more in ([], ["--again"]):
-        command = [sys.executable, "-m", "minigpt", "train", "--config", str(tmp_path / "run.toml")]
-        second = subprocess.run(
-            [*command, "--out", str(out), *more], capture_output=True, text=True, timeout=90
-        )
-        assert second.returncode == 2, second.stderr
-        assert second.stderr.startswith(f"minigpt: {out} is in use by process {first.pid} on ")
-        assert second.stderr.count("\n") == 1
+        second = start(tmp_path / "run.toml", out, *more)
+        _, err = second.communicate(timeout=90)
+        assert second.returncode == 2, err
+        assert err.startswith(f"minigpt: {out} is in use by process {first.pid} on ")
+        assert err.count("\n") == 1
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     first.send_signal(signal.SIGKILL)
     first.communicate(timeout=60)
@@ -216,7 +215,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(small_config, tmp
     assert outcome(out) == outcome(tmp_path / "whole")
 
 
-def assert_stopped_for_lack_of_room(process: subprocess.Popen, out, reason: str) -> None:
+def assert_stopped_for_lack_of_room(process: warm.Command, out, reason: str) -> None:
     """Look at a run whose second checkpoint did not fit, and whose first one did."""
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
@@ -232,20 +231,19 @@ def assert_stopped_for_lack_of_room(process: subprocess.Popen, out, reason: str)
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000000"]
 
 
+def files_stay_small() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (55_000, 55_000))
+
+
 @pytest.mark.slow
 def test_a_file_that_cannot_grow_stops_the_run_and_costs_no_checkpoint(small_config, tmp_path):
     """The first checkpoint has no optimiser yet, and fits; the second one's optimiser is larger than a file may be."""
     (tmp_path / "run.toml").write_text(to_toml(small_config))
     finish(start(tmp_path / "run.toml", tmp_path / "whole"))
-    limited = (
-        "import resource, signal, sys; from minigpt.cli import run; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (55_000, 55_000)); sys.exit(run(0.0, sys.argv[1:]))"
-    )
     out = tmp_path / "full"
-    command = [sys.executable, "-c", limited, "train", "--config", str(tmp_path / "run.toml")]
-    process = subprocess.Popen(
-        [*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    command = ["train", "--config", tmp_path / "run.toml", "--out", out]
+    process = warm.Command(*command, before=files_stay_small)
     assert_stopped_for_lack_of_room(process, out, "File too large")
     finish(start(tmp_path / "run.toml", out))
     assert outcome(out) == outcome(tmp_path / "whole")

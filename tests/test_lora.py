@@ -144,6 +144,7 @@ def test_a_decoder_takes_the_adapter_along(name):
     torch.testing.assert_close(found, model(IDS), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_gives_the_same():
     model = shaken(swap_in(make(), LoraConfig(), rows=[3]))
     apart = model(IDS)

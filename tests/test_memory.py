@@ -83,6 +83,7 @@ def measured_peak(config: RunConfig, folder: Path) -> tuple[RunConfig, int]:
     return job.config, peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(6))
 def test_the_planned_peak_is_the_measured_one(small_text, tmp_path, monkeypatch, number):
     monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 1 << 19)  # so that small logits are chunked, too

@@ -1,7 +1,6 @@
 import hashlib
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from minigpt.data.preparation import begin, go_on
 from minigpt.data.prepare import prepare, prepare_folder
 from minigpt.errors import UserError
 
+from . import warm
 from .conftest import nonsense
 
 
@@ -128,11 +128,13 @@ def test_killed_again_and_again_prepare_ends_byte_for_byte_the_same(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("<|endoftext|>".join(nonsense(60_000, seed=i) for i in range(40)))
     options = ["--vocab-size", "300", "--shard-tokens", "60000"]
-    command = [sys.executable, "-m", "minigpt", "prepare", str(path), *options]
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
+    command = ["prepare", path, *options, "--out"]
+    whole = warm.Command(*command, tmp_path / "whole")
+    whole.communicate()
+    assert whole.returncode == 0
     out, kills = tmp_path / "out", 0
     while kills < 6:
-        process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL)
+        process = warm.Command(*command, out)
         recorded = len(list(out.glob("train-*.bin")))
         # The kill comes while something is being written, at another place each time.
         while (
@@ -141,10 +143,11 @@ def test_killed_again_and_again_prepare_ends_byte_for_byte_the_same(tmp_path):
             time.sleep(0.002)
         if process.poll() is not None:
             break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
         kills += 1
         assert not (out / "manifest.json").exists()
     assert kills >= 3
-    subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
+    cold = [sys.executable, "-m", "minigpt", *map(str, command), str(out)]
+    subprocess.run(cold, check=True, capture_output=True)
     assert content(out) == content(tmp_path / "whole")

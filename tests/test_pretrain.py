@@ -533,6 +533,7 @@ def in_the_middle_of(monkeypatch, name, number, step=None):
     monkeypatch.setattr(TrainingJob, name, interrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "step", "saved_at"),
     [

@@ -79,7 +79,7 @@ same_torch = pytest.mark.skipif(
 )
 
 
-FAST, SLOW = (1, 3), (5, 9, 12)  # rows that are looked at; all of them take most of a minute
+FAST, SLOW = (1,), (3, 5, 12)  # rows that are looked at; all of them take most of a minute
 
 
 def compare(numbers, capsys):
@@ -89,7 +89,7 @@ def compare(numbers, capsys):
 
 
 @same_torch
-def test_the_first_rows_of_the_table_are_what_the_commands_say(capsys):
+def test_the_second_row_of_the_table_is_what_its_command_says(capsys):
     compare(FAST, capsys)
 
 

@@ -25,7 +25,7 @@ def test_the_examples_in_the_docstrings_hold():
 @pytest.mark.slow
 def test_the_count_is_that_of_the_model():
     with torch.device("meta"):
-        for switches in EVERY_COMBINATION:
+        for switches in EVERY_COMBINATION[::5]:
             made = GPT(tiny(head_dim=16, **switches))
             assert size.parameter_count(made.config) == sum(p.numel() for p in made.parameters()), (
                 switches

@@ -15,6 +15,7 @@ import pytest
 from minigpt.config import to_toml
 from minigpt.rundir import RunDir
 
+from . import warm
 from .test_exactness import kill_after, lines, wait_for
 from .test_pretrain import changed, without_times
 
@@ -48,34 +49,20 @@ def torchrun(folder, out, *more: str, restarts: int = 0) -> subprocess.Popen:
     )
 
 
-def by_hand(folder, out) -> list[subprocess.Popen]:
+def by_hand(folder, out) -> list[warm.Command]:
     """Start two processes that no third one looks after."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {
-        "WORLD_SIZE": 2,
-        "LOCAL_WORLD_SIZE": 2,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", *command(folder, out)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ
-            | ONE_THREAD
-            | {k: str(v) for k, v in {**common, "RANK": rank, "LOCAL_RANK": rank}.items()},
-        )
-        for rank in range(2)
-    ]
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    words = command(folder, out)[1:]
+    return [warm.Command(*words, **common, RANK=str(n), LOCAL_RANK=str(n)) for n in range(2)]
 
 
-def ended(processes: list[subprocess.Popen]) -> tuple[list[int], list[str], list[str]]:
+def ended(processes: list) -> tuple[list[int], list[str], list[str]]:
     """Return the exit statuses of processes that are about to end, what each printed, and what each said."""
-    texts = [process.communicate(timeout=20) for process in processes]
+    texts = [process.communicate(timeout=120) for process in processes]
     return [process.returncode for process in processes], *map(list, zip(*texts, strict=True))
 
 
@@ -155,7 +142,7 @@ def test_without_torchrun_a_signal_to_one_stops_all_and_a_kill_is_noticed(folder
     out = folder / "stopped"
     # While all prepare, or meet.
     processes = by_hand(folder, "stopped")
-    time.sleep(2.0)
+    time.sleep(1.0)
     processes[1].send_signal(signal.SIGTERM)
     processes[0].send_signal(signal.SIGTERM)
     assert ended(processes) == ([143, 143], ["", ""], ["", ""]) or lines(out)
@@ -176,7 +163,7 @@ def test_without_torchrun_a_signal_to_one_stops_all_and_a_kill_is_noticed(folder
         wait_for(lambda before=before: lines(out) > before + 3, processes[0])
         kill_after(processes[rank], out, 0, random.uniform(0, 0.05))
         began = time.monotonic()
-        said = processes[1 - rank].communicate(timeout=20)[1]
+        said = processes[1 - rank].communicate(timeout=120)[1]
         assert time.monotonic() - began < 8
         assert processes[1 - rank].returncode == 1
         who = "" if rank else "rank 1: "
