@@ -30,6 +30,10 @@ VERBS = (
     "report",
     "doctor",
     "chat",
+    "finetune",
+    "look",
+    "serve",
+    "learn",
 )
 COMMANDS = sorted(
     set(re.findall(rf"(?:\.venv/bin/|`)(minigpt (?:{'|'.join(VERBS)})[^`\n]*)", README))
