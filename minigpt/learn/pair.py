@@ -57,7 +57,10 @@ def look_together(exercise: Exercise, number: int, version: Version, seconds: fl
     failed = sorted((at, i) for i, (at, one) in enumerate(found) if isinstance(one, Failure))
     if failed:
         # Who waits in vain says so later than who did not come.
-        return found[failed[0][1]][1]
+        first = found[failed[0][1]][1]
+        # Who waits hears that the other one has ended as an error of the connection.
+        lost = isinstance(first, Failure) and "gloo/transport" in first.what
+        return ALONE if lost else first
     return Answer(
         [one.value for _, one in found if isinstance(one, Answer)],
         getattr(found[0][1], "calls", []),
