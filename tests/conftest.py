@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import hypothesis
 import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, processors, trainers
@@ -29,6 +30,10 @@ from minigpt.config import (
     SampleConfig,
     TrainConfig,
 )
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 

@@ -107,7 +107,7 @@ def test_twenty_kills_at_random_moments_and_then_equal_hashes(small_config, tmp_
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs a Linux that forks")
 @pytest.mark.parametrize(
     ("optim", "patience", "end", "kills"),
-    [({}, 0, 200, 20), ({"name": "muon"}, 0, 200, 20), ({"lr": 0.0}, 15, 150, 12)],
+    [({}, 0, 200, 20), ({"name": "muon"}, 0, 200, 10), ({"lr": 0.0}, 15, 150, 12)],
     ids=["adamw", "muon", "patience"],
 )
 def test_killed_just_before_any_change_of_a_file(
