@@ -11,8 +11,14 @@ from minigpt.optim.schedule import WSD_DECAY
 HARMLESS = (
     "train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every",
     "train.parallel", "train.shard_size",  # how many take part may change, and how with it
-    "data.source",  # a text may move: its fingerprint says whether it is the same
+    "data.source", "train.base",  # they may move: a fingerprint says whether they are the same
 )  # fmt: skip
+FIXED = (
+    "optim.name",
+    "lora.rank",
+    "lora.alpha",
+    "lora.targets",
+)  # beside the sections of model and data
 ALONE_THEN = {"processes": 1, "parallel": "none"}  # what older checkpoints do not say
 FOR_MUON_ALONE = ("optim.muon_lr", "optim.momentum", "optim.newton_schulz_dtype")
 
@@ -40,7 +46,7 @@ def settings_to_resume(config: RunConfig, state: dict[str, Any], override: bool)
     fixed = [
         key
         for key in serious_changes(changed, config)
-        if key.startswith(("model.", "data.")) or key == "optim.name"
+        if key.startswith(("model.", "data.")) or key in FIXED
     ]
     if override and fixed:
         raise UserError(

@@ -166,9 +166,7 @@ def with_other_text(ranks, folder, config):
     if ranks.is_first:
         assert failed.value.status == 2
     else:
-        assert "on the host of process 1 is another than that of the first" in str(
-            failed.value
-        )
+        assert "on the host of process 1 is another than that of the first" in str(failed.value)
     assert not (folder / "run").exists()
 
 

@@ -153,6 +153,21 @@ def test_with_another_base_or_other_conversations_it_is_not_gone_on_with(folder,
         finetune(config, run)
 
 
+def test_another_adapter_is_not_gone_on_with_and_a_base_may_move(tmp_path):
+    base, chats = write_base(tmp_path / "base"), write_chats(tmp_path / "chats.jsonl")
+    run = finetune(tuning(base, chats, steps=1), tmp_path / "run")
+    other = tuning(base, chats, rank=5, steps=1)
+    with pytest.raises(UserError, match=r"lora\.rank was 4, now 5"):
+        finetune(other, run)
+    with pytest.raises(UserError, match=r"lora\.rank cannot be changed by --override"):
+        finetune(other, run, override=True)
+    moved = base.rename(tmp_path / "moved")
+    finetune(tuning(moved, chats, steps=2), run, override=True)
+    assert RunDir(run).config.train.base == str(moved)
+    named = json.loads((run / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == str(moved)
+
+
 def test_the_best_weights_are_made_again_where_they_are_damaged(folder, tmp_path):
     config = settings(folder)
     run = finetune(config, tmp_path / "run")
