@@ -53,7 +53,7 @@ def run(started: float, arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # what a terminal cannot show it shows as "?"
     with _unwinding():
-        return _carry_out(arguments)
+        return _carry_out(sys.argv[1:] if arguments is None else arguments)
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ def _unwinding() -> Generator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _carry_out(arguments: Sequence[str] | None) -> int:
+def _carry_out(arguments: Sequence[str]) -> int:
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         command(*bound.args, **bound.kwargs)
