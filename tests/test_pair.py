@@ -42,6 +42,18 @@ def test_a_process_that_ends_is_replaced():
     assert isinstance(looked(""), Answer)
 
 
+@pytest.mark.parametrize(
+    "late",
+    [
+        "import threading\nthreading.Timer(0.3, os._exit, (3,)).start()\n",
+        "import sys\nsys.modules['__main__'].look_at = lambda *_: os._exit(3)\n",
+    ],
+)
+def test_a_process_that_ends_after_it_has_answered_harms_nobody(late):
+    assert isinstance(looked("\nimport os\n" + late), Answer)
+    assert isinstance(looked(""), Answer)
+
+
 def test_what_is_neither_numbers_nor_text_cannot_be_used():
     found = looked("\nclass A: pass\ndef own_rows(batch):\n    return A()\n")
     assert isinstance(found, Failure)
