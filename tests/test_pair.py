@@ -42,15 +42,9 @@ def test_a_process_that_ends_is_replaced():
     assert isinstance(looked(""), Answer)
 
 
-@pytest.mark.parametrize(
-    "late",
-    [
-        "import threading\nthreading.Timer(0.3, os._exit, (3,)).start()\n",
-        "import sys\nsys.modules['__main__'].look_at = lambda *_: os._exit(3)\n",
-    ],
-)
-def test_a_process_that_ends_after_it_has_answered_harms_nobody(late):
-    assert isinstance(looked("\nimport os\n" + late), Answer)
+def test_what_an_earlier_piece_of_code_broke_is_tried_again():
+    late = "\nimport os, sys\nsys.modules['__main__'].look_at = lambda *_: os._exit(3)\n"
+    assert isinstance(looked(late), Answer)
     assert isinstance(looked(""), Answer)
 
 

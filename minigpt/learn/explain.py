@@ -129,9 +129,13 @@ def right_answer(exercise: Exercise, number: int) -> tuple[Answer, float]:
 
 @functools.cache
 def wrong_answer(exercise: Exercise, number: int, rival: Rival) -> Outcome:
-    """Return what comes out of a check of the solution with mistakes in it, some of which come to no end."""
+    """Return what comes out of a check of the solution with mistakes in it, some of which come to no end.
+
+    The code is run anew, for what its classes and functions keep would reach from one check into another.
+    """
     _, seconds = right_answer(exercise, number)
-    return outcome_of(exercise, number, rival.version, max(SHORTEST, LONGER * seconds))
+    fresh = Version(rival.version.source, rival.version.file)
+    return outcome_of(exercise, number, fresh, max(SHORTEST, LONGER * seconds))
 
 
 def outcome_of(exercise: Exercise, number: int, version: Version, seconds: float) -> Outcome:
