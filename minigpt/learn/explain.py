@@ -18,10 +18,8 @@ from minigpt.learn.rules import Check, Judged, Mistake
 from minigpt.learn.versions import Rival, Version, rivals, rivals_of_two, rules_of, solution
 
 WAIT = 300.0  # seconds that the solution may take: it is ours, and torch may take long to start
-LONGER, SHORTEST = (
-    10,
-    0.5,
-)  # a rival may take so many times as long as the solution, and so many seconds at least
+LONGER = 10  # times as long as the solution a rival may take
+SHORTEST = 3.0  # seconds that it may take at least, for the machine may be busy
 PATIENCE = 5.0  # for how many seconds two mistakes together are tried
 CLEAR = (
     "syntax",
