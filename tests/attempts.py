@@ -904,5 +904,5 @@ OTHER = {
     "sft": [("the file has no", "del written\n")],
     "accumulation": [("loss: 1", "def accumulate(model, batches):\n    return 1.0\n")],
     "norms": [("number", "def gradient_sizes(x, norm, parts, kind, factors):\n    return ['number'] * len(parts)\n")],
-    "processes": [("shape", "def own_rows(batch):\n    return batch[:1]\n")],
+    "processes": [("[[[0, 1, 2, 3]], [[0, 1]]]", "def own_rows(batch):\n    return batch[:1]\n")],
 }  # fmt: skip

@@ -42,6 +42,12 @@ def test_a_process_that_ends_is_replaced():
     assert isinstance(looked(""), Answer)
 
 
+def test_what_an_earlier_piece_of_code_broke_is_tried_again():
+    late = "\nimport os, sys\nsys.modules['__main__'].look_at = lambda *_: os._exit(3)\n"
+    assert isinstance(looked(late), Answer)
+    assert isinstance(looked(""), Answer)
+
+
 def test_what_is_neither_numbers_nor_text_cannot_be_used():
     found = looked("\nclass A: pass\ndef own_rows(batch):\n    return A()\n")
     assert isinstance(found, Failure)

@@ -18,10 +18,8 @@ from minigpt.learn.rules import Check, Judged, Mistake
 from minigpt.learn.versions import Rival, Version, rivals, rivals_of_two, rules_of, solution
 
 WAIT = 300.0  # seconds that the solution may take: it is ours, and torch may take long to start
-LONGER, SHORTEST = (
-    10,
-    0.5,
-)  # a rival may take so many times as long as the solution, and so many seconds at least
+LONGER = 10  # times as long as the solution a rival may take
+SHORTEST = 3.0  # seconds that it may take at least, for the machine may be busy
 PATIENCE = 5.0  # for how many seconds two mistakes together are tried
 CLEAR = (
     "syntax",
@@ -129,9 +127,13 @@ def right_answer(exercise: Exercise, number: int) -> tuple[Answer, float]:
 
 @functools.cache
 def wrong_answer(exercise: Exercise, number: int, rival: Rival) -> Outcome:
-    """Return what comes out of a check of the solution with mistakes in it, some of which come to no end."""
+    """Return what comes out of a check of the solution with mistakes in it, some of which come to no end.
+
+    The code is run anew, for what its classes and functions keep would reach from one check into another.
+    """
     _, seconds = right_answer(exercise, number)
-    return outcome_of(exercise, number, rival.version, max(SHORTEST, LONGER * seconds))
+    fresh = Version(rival.version.source, rival.version.file)
+    return outcome_of(exercise, number, fresh, max(SHORTEST, LONGER * seconds))
 
 
 def outcome_of(exercise: Exercise, number: int, version: Version, seconds: float) -> Outcome:

@@ -7,7 +7,6 @@ suffers from what another has left behind. They meet through a file and talk ove
 import atexit
 import base64
 import contextlib
-import functools
 import io
 import json
 import os
@@ -44,15 +43,18 @@ LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 def look_together(exercise: Exercise, number: int, version: Version, seconds: float) -> Outcome:
     """Return what comes out of a check in each process; where one fails, the first failure."""
     size = rules_of(exercise)[0][number].processes
-    together = _team(size)
-    meeting = together.folder / f"meeting-{time.monotonic_ns()}"
     job = {
         "exercise": exercise.name, "number": number, "source": version.source, "file": version.file,
-        "meeting": str(meeting), "size": size, "seconds": seconds,
+        "size": size, "seconds": seconds,
     }  # fmt: skip
-    found = together.do(job, seconds + 2 * PATIENCE)
+    team = _ready(size)
+    used = team.used
+    found = team.do(job, seconds + 2 * PATIENCE)
+    if (
+        found == GONE and used
+    ):  # an earlier piece of code may have harmed it, and too late to be seen
+        found = _ready(size).do(job, seconds + 2 * PATIENCE)
     if isinstance(found, Failure):
-        _team.cache_clear()
         return found
     failed = sorted((at, i) for i, (at, one) in enumerate(found) if isinstance(one, Failure))
     if failed:
@@ -71,13 +73,14 @@ class Team:
     """Processes that wait for code.
 
     Attributes:
-        folder: where they meet.
+        used: whether they were given any.
     """
 
     def __init__(self, size: int) -> None:
         self._stack = contextlib.ExitStack()
-        atexit.register(self._stack.close)
-        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        atexit.register(self.end)
+        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        self.used = False
         self._processes, self._answers = [], []
         for rank in range(size):
             process = subprocess.Popen(
@@ -93,8 +96,21 @@ class Team:
         for answers in self._answers:  # so that they come to the first meeting together
             answers.get(timeout=START)
 
+    @property
+    def ready(self) -> bool:
+        """Whether all processes are there, and none has anything left to say."""
+        return all(p.poll() is None for p in self._processes) and all(
+            q.empty() for q in self._answers
+        )
+
+    def end(self) -> None:
+        """End the processes."""
+        self._stack.close()
+
     def do(self, job: dict[str, Any], seconds: float) -> list[tuple[float, Outcome]] | Failure:
         """Return when each process was done and what came out, or why all are ended: one is gone, or silent."""
+        self.used = True
+        job = job | {"meeting": str(self._folder / f"meeting-{time.monotonic_ns()}")}
         until = time.monotonic() + seconds
         try:
             for process in self._processes:
@@ -102,12 +118,12 @@ class Team:
                 process.stdin.flush()
             lines = [q.get(timeout=max(0.1, until - time.monotonic())) for q in self._answers]
         except queue.Empty:
-            self._stack.close()
+            self.end()
             return ALONE
         except OSError:
             lines = [""]
         if not all(lines):
-            self._stack.close()
+            self.end()
             return GONE
         return [_unpacked(line) for line in lines]
 
@@ -121,9 +137,17 @@ class Team:
                 pipe.close()
 
 
-@functools.cache
-def _team(size: int) -> Team:
-    return Team(size)
+_TEAMS: dict[int, Team] = {}
+
+
+def _ready(size: int) -> Team:
+    """Return a team that waits for code: the one there is, or a new one where that was harmed."""
+    team = _TEAMS.get(size)
+    if team is None or not team.ready:
+        if team is not None:
+            team.end()
+        team = _TEAMS[size] = Team(size)
+    return team
 
 
 def _read(pipe: TextIO, answers: queue.Queue[str]) -> None:

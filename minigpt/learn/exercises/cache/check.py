@@ -15,6 +15,16 @@ def _in_pieces(module, *sizes):
 
 
 @check()
+def apart(module):
+    """two caches know nothing of each other"""
+    # The first check: what a class keeps is still there in those that follow.
+    one, other = module.Cache(), module.Cache()
+    one.write(drawn(1, 1, 2, 2), drawn(1, 1, 2, 2))
+    keys, _ = other.write(drawn(1, 1, 1, 2), drawn(1, 1, 1, 2))
+    return {"keys of the second": keys.size(2), "its length": other.length}
+
+
+@check()
 def writes(module):
     """keys and values follow each other along the positions"""
     cache, said = module.Cache(), [0]
@@ -32,15 +42,6 @@ def many_heads(module):
     cache = module.Cache()
     cache.write(drawn(2, 3, 2, 4), drawn(2, 3, 2, 4, seed=1))
     return cache.write(drawn(2, 3, 3, 4, seed=2), drawn(2, 3, 3, 4, seed=3))
-
-
-@check()
-def apart(module):
-    """two caches know nothing of each other"""
-    one, other = module.Cache(), module.Cache()
-    one.write(drawn(1, 1, 2, 2), drawn(1, 1, 2, 2))
-    keys, _ = other.write(drawn(1, 1, 1, 2), drawn(1, 1, 1, 2))
-    return {"keys of the second": keys.size(2), "its length": other.length}
 
 
 @check()
