@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from minigpt.errors import UserError
-from minigpt.finetune.chatml import write_template
+from minigpt.finetune.chatml import CHATML
 from minigpt.interop.loading import load_both
 from minigpt.interop.pth import write_pth
 from minigpt.model.transformer import GPT
@@ -75,9 +75,19 @@ def test_a_zipped_run_becomes_the_model_that_it_is(folder, trained):
 def test_a_chat_template_comes_along(folder, trained, tmp_path):
     run = tmp_path / "chat"
     shutil.copytree(trained, run)
-    write_template(run)
-    _, found = opened(folder, zipped(run))
+    (run / "chat_template.jinja").write_text(CHATML)
+    stages, found = opened(folder, zipped(run))
     assert "<|im_start|>" in found.template
+    assert "program" not in " ".join(stages[1].sentences)
+
+
+def test_a_chat_template_of_a_stranger_is_left_out_and_said(folder, trained, tmp_path):
+    run = tmp_path / "chat"
+    shutil.copytree(trained, run)
+    (run / "chat_template.jinja").write_text("{% for _ in range(99999) %}{% endfor %}")
+    stages, found = opened(folder, zipped(run))
+    assert found.template is None
+    assert "one of a stranger's is not run here" in stages[1].sentences[-1]
 
 
 def test_a_file_of_weights_says_what_was_inferred(folder, trained):

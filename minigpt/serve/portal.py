@@ -2,7 +2,8 @@
 
     unpack -> blueprint (which shape; what had to be inferred is said) -> mapping (tensors into the model) -> ready
 
-Nothing in a file is run, and nothing of the folder is needed once the model is there.
+Nothing in a file is run: of chat templates, which are programs, only ours is taken. Nothing of the folder is needed
+once the model is there.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from typing import Any
 from minigpt.config import ModelConfig
 from minigpt.errors import UserError, first_line
 from minigpt.files import read_json
+from minigpt.finetune.chatml import CHATML
 from minigpt.interop.export import chat_template
 from minigpt.interop.layouts import Found
 from minigpt.interop.loading import GPT2_ROWS, fitting, tokenizer_in
@@ -72,12 +74,11 @@ def open_upload(
         found = _read_directory(folder) if is_directory else read_checkpoint(path, given)
         config, notes = _shortened(found, bounds.context)
         tokenizer, sentence = _tokenizer_of(folder, config.vocab_size)
-        yield Stage(
-            "blueprint", [_shape_in_words(found), *(_OPTION.sub("", n) for n in notes), sentence]
-        )
+        template, left_out = _template_of(folder) if is_directory else (None, [])
+        notes = [_OPTION.sub("", note) for note in notes]
+        yield Stage("blueprint", [_shape_in_words(found), *notes, sentence, *left_out])
         yield Stage("mapping", [f"{len(found.tensors)} tensors, each into its place"])
         model = build(GPT, config, found.tensors, name)
-        template = chat_template(folder) if is_directory else None
         return Opened(model, fitting(tokenizer, model, name), template)
     except UserError as error:
         raise UserError(_with_name(str(error), folder, name)) from None
@@ -123,6 +124,17 @@ def _tokenizer_of(folder: Path, rows: int) -> tuple[Tokenizer, str]:
         f"the upload comes without a tokenizer, and its {rows:,} ids are not GPT-2's; choose its tokenizer.json "
         "together with it, or zip the whole run directory"
     )
+
+
+def _template_of(folder: Path) -> tuple[str | None, list[str]]:
+    """Return the chat template of an upload where it is ours, and what there is to say of any other."""
+    template = chat_template(folder)
+    if template is None or template.strip() == CHATML.strip():
+        return template, []
+    return None, [
+        "its chat template is a program, and one of a stranger's is not run here: serve the run beside the server to "
+        "chat with it"
+    ]
 
 
 def _with_name(sentence: str, folder: Path, name: str) -> str:
