@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 import torch
 
+from minigpt.errors import UserError
 from minigpt.interop.pth import write_pth
 from minigpt.serve import arrivals
 from minigpt.serve.site import Site
@@ -168,4 +169,20 @@ def test_weights_that_are_not_finite_are_refused_by_name(here, disk, model_file,
     lines = send(here, tokenizer + data, f"name=mine.pth&tokenizer={len(tokenizer)}")
     assert "not finite" in lines[-1]["error"]
     assert lines[-1]["error"].startswith("mine.pth")
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [UserError("the engine refuses it"), RuntimeError("a defect")])
+def test_what_goes_wrong_at_the_last_stage_ends_with_a_sentence(
+    here, disk, trained, monkeypatch, caplog, error
+):
+    def refusing(*_, **__):
+        raise error
+
+    monkeypatch.setattr(here.models, "add", refusing)
+    last = send(here, zipped(trained), "name=run.zip")[-1]
+    is_ours = isinstance(error, RuntimeError)
+    wanted = "run.zip cannot be loaded; the log of the server says why" if is_ours else str(error)
+    assert last == {"error": wanted}
+    assert ("RuntimeError: a defect" in caplog.text) == is_ours
     assert list(disk.iterdir()) == []

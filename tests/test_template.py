@@ -201,3 +201,9 @@ def test_marks_are_characters_that_nobody_says():
 def test_a_character_that_the_tokenizer_does_not_know_is_refused():
     with pytest.raises(UserError, match="does not know"):
         Template(PLAIN, char_tokenizer(list("ab"))).labelled(messages_of([("user", "a")]))
+
+
+def test_a_template_that_is_too_deep_is_refused_as_one_that_is_no_jinja():
+    for source in ("{% if", "{{ " + "(" * 5000):
+        with pytest.raises(UserError, match="the chat template is no Jinja"):
+            Template(source, char_tokenizer(["a"]))

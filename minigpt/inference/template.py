@@ -67,7 +67,7 @@ class Template:
         self._has_blocks = re.search(r"\{%[-+]?\s*generation\b", source) is not None
         try:
             self._compiled = _environment().from_string(source)
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, RecursionError) as error:
             raise UserError(f"the chat template is no Jinja ({first_line(error)})") from None
 
     def ids(self, messages: Sequence[Message]) -> list[int]:
@@ -249,7 +249,10 @@ def _places(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> np.ndarray:
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """Return what `transformers` gives a template, so that it renders the same here; it can do no harm."""
+    """Return what `transformers` gives a template, so that it renders the same here.
+
+    A template reaches no file and no code outside of it, but nothing bounds the time and the memory that it takes.
+    """
     made: Any = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
     )

@@ -10,6 +10,7 @@ when the model is in memory, or when it is not to be.
 
 import dataclasses
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
@@ -30,6 +31,7 @@ from minigpt.serve.uploads import SETTINGS, TOKENIZER, Bounds, check_sizes, rece
 
 LONGEST_NAME = 60  # characters of a file's name that are shown
 router = APIRouter(prefix="/api/upload")
+_log = logging.getLogger(__name__)
 
 
 class Arrivals:
@@ -102,11 +104,17 @@ class Arrivals:
 
         def following() -> dict[str, Any]:
             try:
-                stage: Stage = next(steps)
-            except StopIteration as end:
-                return {"stage": "ready", "sentences": [], "model": self.add(end.value, name)}
+                try:
+                    stage: Stage = next(steps)
+                except StopIteration as end:
+                    return {"stage": "ready", "sentences": [], "model": self.add(end.value, name)}
             except UserError as error:
                 return {"error": str(error)}
+            except (
+                Exception
+            ):  # a defect of ours; the stream has begun, and is to have its last line
+                _log.exception("an upload cannot be loaded")
+                return {"error": f"{name} cannot be loaded; the log of the server says why"}
             return {"stage": stage.name, "sentences": stage.sentences}
 
         is_over = False
