@@ -318,12 +318,13 @@ class RunDir:
 
 
 def _row_of(line: bytes) -> dict[str, Any] | None:
-    """Return the object in a line of `metrics.jsonl`; None where there is no whole one."""
+    """Return the object in a line of `metrics.jsonl`; None where there is no whole one of a step."""
     try:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and "step" in row else None
+    step = row.get("step") if isinstance(row, dict) else None
+    return row if type(step) is int and step >= 0 else None  # True is an int, too
 
 
 def _shown(folder: Path) -> list[Path]:

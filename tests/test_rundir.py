@@ -275,7 +275,12 @@ def test_metrics_leave_out_a_line_that_is_being_written(tmp_path):
     assert run.metrics == [{"step": 1}, {"step": 2}]
 
 
-@pytest.mark.parametrize("line", [b"{", b"", b"\xff", b"[]", b"{}", b"\x00\x00", b'{"step": 1'])
+STEPS = [b'{"step": %s}' % step for step in (b'"x"', b"true", b"1.5", b"-1", b"null", b"[]")]
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", b"", b"\xff", b"[]", b"{}", b"\x00\x00", b'{"step": 1', *STEPS]
+)
 def test_metrics_leave_out_a_damaged_line(tmp_path, line):
     run = begun(tmp_path)
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
