@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import doctest
 import io
 import stat
@@ -155,6 +156,9 @@ HOSTILE = {
     "a link": (archive([*MODEL, (link("run/tokenizer.json"), b"/etc/passwd")]), "a link or a device"),
     "a bomb": (archive([*MODEL, ("run/x", bytes(3_000_001))]), "unpacks to 2.86 MiB"),
     "a bomb that is a checkpoint": (archive([("a/data.pkl", bytes(3_000_001))]), "unpacks to 2.86"),
+    "a large tokenizer": (
+        archive([*MODEL, ("run/tokenizer.json", bytes(1001))]), r"a tokenizer\.json of .* at most 1000 bytes"
+    ),
     "many entries": (archive([(str(i), b"") for i in range(51)]), "has 51 entries"),
     "a large table of contents": (huge_contents(), "table of contents is too large"),
     "a password": (encrypted(), "encrypted"),
@@ -178,7 +182,8 @@ def test_a_hostile_or_damaged_archive_is_refused_and_writes_nothing_elsewhere(tm
     data, words = HOSTILE[case]
     folder = tmp_path / "a" / "private"
     folder.mkdir(parents=True)
-    bounds = Bounds(bytes=20_000_000, unpacked_bytes=3_000_000, entries=250 if "large" in case else 50)  # fmt: skip
+    entries = 250 if "table" in case else 50
+    bounds = dataclasses.replace(SMALL, bytes=20_000_000, entries=entries)
     with pytest.raises(UserError, match=words):
         unpacked(folder, data, bounds)
     assert names(tmp_path) == {"a"}

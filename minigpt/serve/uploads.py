@@ -43,7 +43,7 @@ class Bounds:
 
     Attributes:
         bytes: of the request's body.
-        beside_bytes: of a tokenizer.json or a config.json beside a file of weights.
+        beside_bytes: of each file that is not of weights, beside them or in an archive.
         unpacked_bytes: of all that an archive unpacks to.
         entries: of an archive.
         models: that were uploaded and are there at a time.
@@ -85,14 +85,18 @@ def check_sizes(body: int | None, beside: Mapping[str, int], bounds: Bounds) -> 
         UserError: it is too large, or the parts are larger than the whole.
     """
     for name, size in beside.items():
-        if not 0 <= size <= bounds.beside_bytes:
-            raise UserError(
-                f"a {name} of {amount(size)} was announced; wanted at most {amount(bounds.beside_bytes)}"
-            )
+        _check_beside(name, size, bounds)
     if body is not None and body > bounds.bytes:
         raise _too_large(bounds)
     if body is not None and sum(beside.values()) > body:
         raise UserError("the parts of the upload are larger than the whole; send it again")
+
+
+def _check_beside(name: str, size: int, bounds: Bounds) -> None:
+    if not 0 <= size <= bounds.beside_bytes:
+        raise UserError(
+            f"a {name} of {amount(size)} was announced; wanted at most {amount(bounds.beside_bytes)}"
+        )
 
 
 async def receive(
@@ -176,7 +180,7 @@ def unpack(folder: Path, bounds: Bounds) -> Kind:
             entries = _checked(archive, bounds)
             if not _settings_in(entries) and any(name.endswith("data.pkl") for name in entries):
                 return "file"
-            for name, entry in _model_files(entries).items():
+            for name, entry in _model_files(entries, bounds).items():
                 with archive.open(entry) as source, (folder / name).open("xb") as target:
                     shutil.copyfileobj(source, target, _WRITTEN_AT_ONCE)
     except FileExistsError:
@@ -240,7 +244,9 @@ def _settings_in(entries: Mapping[str, zipfile.ZipInfo]) -> list[PurePosixPath]:
     return sorted(found, key=lambda path: len(path.parts))
 
 
-def _model_files(entries: Mapping[str, zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+def _model_files(
+    entries: Mapping[str, zipfile.ZipInfo], bounds: Bounds
+) -> dict[str, zipfile.ZipInfo]:
     """Return the files of the one model directory in an archive, by their names there."""
     found = _settings_in(entries)
     if not found:
@@ -264,4 +270,8 @@ def _model_files(entries: Mapping[str, zipfile.ZipInfo]) -> dict[str, zipfile.Zi
         raise UserError(
             "the archive holds an adapter; merge it first: minigpt export ADAPTER --to hf --out DIR"
         )
-    return {name: entry for name, entry in inside.items() if _MODEL_FILE.fullmatch(name)}
+    chosen = {name: entry for name, entry in inside.items() if _MODEL_FILE.fullmatch(name)}
+    for name, entry in chosen.items():
+        if not name.endswith(".safetensors"):  # each is read at once
+            _check_beside(name, entry.file_size, bounds)
+    return chosen
