@@ -8,6 +8,7 @@ import torch
 
 from minigpt.config import SampleConfig
 from minigpt.inference.engine import Engine
+from minigpt.inference.picking import Picker
 from minigpt.inference.plain import Plain
 from minigpt.interop.loading import load_both
 from minigpt.serve import alternatives as module
@@ -101,3 +102,12 @@ def test_no_gradient_is_kept(loaded):
     with torch.enable_grad():
         alternatives(model, tokenizer, [1, 2, 3], 1, 2, PLAIN)
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("shift", [-9, 0, 9])
+def test_a_temperature_that_is_nearly_0_leaves_what_the_engine_draws(shift):
+    settings = dataclasses.replace(PLAIN, temperature=1e-308)
+    logits = LOGITS + np.float32(shift)
+    made = Cuts(logits, [], 0, settings)
+    assert made.drawn.tolist() == [1, 0, 0, 0]
+    assert Picker(settings, known=4).pick(logits, [], 0).token == 0

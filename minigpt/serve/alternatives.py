@@ -131,9 +131,10 @@ class Cuts:
     def _narrow(self, left: np.ndarray, temperature: float, settings: SampleConfig) -> None:
         """Apply temperature, min-p, top-k and top-p, in the order in which a token is drawn."""
         before = self._weights
-        # Logits of a temperature that is nearly 0 run over to minus infinity: all but the likeliest.
+        left = left.astype(np.float64)
+        # At a temperature that is nearly 0 all but the likeliest run over to minus infinity; that one stays at 0.
         with np.errstate(over="ignore"):
-            self._weights = np.exp(log_probabilities(left.astype(np.float64) / temperature))
+            self._weights = np.exp(log_probabilities((left - left.max()) / temperature))
         likeliest = int(left.argmax())
         if temperature != 1:
             chances = {"before": float(before[likeliest]), "after": float(self._weights[likeliest])}
