@@ -1,9 +1,12 @@
+import asyncio
 import contextlib
 import socket
 
 import pytest
 
-from minigpt.serve.guarding import check_origins
+from minigpt.serve.errors import ApiError
+from minigpt.serve.guarding import PROGRESS, Bounded, check_origins
+from minigpt.serve.settings import ServeSettings
 
 from .serving import PATIENCE, world
 
@@ -92,8 +95,9 @@ def test_the_page_that_was_named_may_send_and_so_may_its_own(guarded):
     headers = bearer(KEY) | {"Origin": HERE}
     status, answered, _ = guarded.ask("POST", "/v1/completions", body, headers)
     assert (status, answered["access-control-allow-origin"]) == (200, HERE)
+    assert answered["access-control-expose-headers"] == "Retry-After"
     asking = {"Origin": HERE, "Access-Control-Request-Method": "POST"}
-    asking |= {"Access-Control-Request-Headers": "authorization"}
+    asking |= {"Access-Control-Request-Headers": "authorization,x-stainless-lang"}
     assert guarded.ask("OPTIONS", "/v1/completions", headers=asking)[0] == 200
     assert guarded.ask("OPTIONS", "/v1/completions", headers=asking | {"Origin": THERE})[0] == 400
     own = bearer(KEY) | {"Origin": f"http://127.0.0.1:{guarded.port}"}
@@ -137,7 +141,7 @@ def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(guarded):
 
 
 def test_an_upload_may_be_larger(guarded):
-    assert guarded.ask("POST", "/api/upload", b"a" * 2500, bearer(KEY))[0] == 404
+    assert guarded.ask("POST", "/api/upload", b"a" * 2500, bearer(KEY))[0] == 200
     assert guarded.ask("POST", "/api/upload", b"a" * 3500, bearer(KEY))[0] == 413
 
 
@@ -145,6 +149,31 @@ def test_a_body_that_comes_too_slowly_is_not_waited_for(guarded):
     answered = raw(guarded, b'Content-Length: 100\r\n\r\n{"prompt"')
     assert b" 408 " in answered
     assert b"body_too_slow" in answered
+
+
+@pytest.mark.parametrize(("chunk", "is_whole"), [(1, False), (PROGRESS, True)])
+def test_an_upload_gets_more_time_only_for_progress(chunk, is_whole):
+    clock, sent = [0.0], []
+
+    async def receive():
+        clock[0] += 6.0
+        await asyncio.sleep(0)  # so that a timer that is due goes off
+        return {"type": "http.request", "body": bytes(chunk), "more_body": clock[0] < 60}
+
+    async def read(scope, receive, send):
+        while (await receive())["more_body"]:
+            pass
+        sent.append("whole")
+
+    async def asked():
+        loop = asyncio.get_running_loop()
+        loop.time = lambda: clock[0]
+        scope = {"type": "http", "path": "/api/upload", "headers": []}
+        await Bounded(read, settings=ServeSettings(body_seconds=10.0))(scope, receive, None)
+
+    with contextlib.nullcontext() if is_whole else pytest.raises(ApiError, match="in time"):
+        asyncio.run(asked())
+    assert sent == ["whole"] * is_whole
 
 
 def raw(guarded, rest: bytes) -> bytes:
@@ -160,5 +189,12 @@ def raw(guarded, rest: bytes) -> bytes:
 
 def test_an_origin_is_a_scheme_and_a_host():
     assert check_origins(["*", HERE, THERE]) is None
-    for wrong in ("page.example", "https://page.example/", "https://page.example/a", "", "null"):
+    for wrong in (
+        "page.example",
+        "https://page.example/",
+        "https://page.example/a",
+        "",
+        "null",
+        "http://[bad",
+    ):
         assert wrong in check_origins([wrong])

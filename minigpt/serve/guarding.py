@@ -18,6 +18,7 @@ from minigpt.serve.settings import ServeSettings, is_loopback
 OPEN = ("/", "/health")  # what is read without a key,
 OPEN_BELOW = "/page/"  # and the files of the page: nothing of a model is in them
 UPLOADS = "/api/upload"
+PROGRESS = 2**20  # bytes of an upload that earn it as much time again
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -131,11 +132,11 @@ class Bounded:
         if not declared.isdecimal() or len(declared) > 18 or int(declared) > most:
             await too_large.response()(scope, receive, send)
             return
-        loop, size, is_read = asyncio.get_running_loop(), 0, False
+        loop, size, renewed, is_read = asyncio.get_running_loop(), 0, 0, False
         until = loop.time() + self.settings.body_seconds
 
         async def bounded() -> Message:
-            nonlocal size, is_read, until
+            nonlocal size, is_read, until, renewed
             if is_read:  # what comes now is that the client goes away
                 return await receive()
             try:
@@ -145,7 +146,8 @@ class Bounded:
                 raise ApiError(408, "the body did not come in time", code="body_too_slow") from None
             size += len(message.get("body", b""))
             is_read = not message.get("more_body", False)
-            if is_upload:
+            if is_upload and size - renewed >= PROGRESS:
+                renewed = size
                 until = loop.time() + self.settings.body_seconds
             if size > most:
                 raise too_large
@@ -154,10 +156,17 @@ class Bounded:
         await self.app(scope, bounded, send)
 
 
+def _is_origin(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return bool(parts.scheme and parts.netloc) and not (parts.path or parts.query)
+
+
 def check_origins(origins: Sequence[str]) -> str | None:
     """Return what is wrong with the origins that an option names, if anything is."""
     for origin in origins:
-        parts = urlsplit(origin)
-        if origin != "*" and (not parts.scheme or not parts.netloc or parts.path or parts.query):
+        if origin != "*" and not _is_origin(origin):
             return f"--allow-origin {origin} is no origin; wanted SCHEME://HOST[:PORT], or *"
     return None
