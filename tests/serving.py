@@ -67,7 +67,7 @@ class World:
             found = answer.read()
         named = {name.lower(): value for name, value in answer.getheaders()}
         is_json = named.get("content-type") == "application/json"
-        return answer.status, named, json.loads(found) if is_json else found.decode()
+        return answer.status, named, json.loads(found) if is_json and found else found.decode()
 
     def complete(self, prompt: Any = "a", **fields: Any) -> tuple[int, dict[str, str], Any]:
         """Ask the first model for a text."""

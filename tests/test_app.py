@@ -117,3 +117,10 @@ def test_messages_are_refused_by_their_place(world):
     body = {"model": "chat", "messages": [*TALK, {"role": "tool", "content": "a"}]}
     status, _, found = world.ask("POST", "/v1/chat/completions", body)
     assert (status, found["error"]["param"]) == (400, "messages.1.role")
+
+
+@pytest.mark.parametrize("path", ["/", "/health"])
+def test_a_head_is_answered_as_a_get_without_its_body(world, path):
+    status, headers, body = world.ask("HEAD", path)
+    assert (status, body) == (200, "")
+    assert headers["content-type"] == world.ask("GET", path)[1]["content-type"]

@@ -52,7 +52,7 @@ def make_app(models: Models, settings: ServeSettings, site: Site | None = None) 
     if settings.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"], expose_headers=["Retry-After"],  # the OpenAI clients send many of their own
         )  # fmt: skip
     app.add_middleware(Logged, log=settings.log, metrics=models.metrics)
     return app
@@ -69,6 +69,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
     return found
 
 
+@health.head("/health", include_in_schema=False)
 @health.get("/health")
 async def is_healthy(request: Request) -> JSONResponse:
     """Return whether requests are taken."""

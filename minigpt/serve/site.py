@@ -79,7 +79,7 @@ def files() -> dict[str, bytes]:
     return found | {name: (inside / name).read_bytes() for name in ("look.css", "look.js")}
 
 
-@router.get("/", include_in_schema=False)
+@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def index(request: Request) -> Response:
     """Return the page."""
     return _file(request, "index.html")
