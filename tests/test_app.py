@@ -124,3 +124,22 @@ def test_a_head_is_answered_as_a_get_without_its_body(world, path):
     status, headers, body = world.ask("HEAD", path)
     assert (status, body) == (200, "")
     assert headers["content-type"] == world.ask("GET", path)[1]["content-type"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"prompt": [1, -1]}, "prompt.1", "greater than or equal to 0"),
+        ({"stop": ["a"] * 17}, "stop", "at most 16 items"),
+        ({"stop": ["a", ""]}, "stop.1", "at least 1 character"),
+        ({"stop": 3}, "stop", "valid string"),
+        ({"stop": 3, "prompt": [1, -1]}, "stop", "stop: Input should be a valid string"),
+    ],
+)
+def test_of_a_field_of_several_types_what_is_wrong_with_the_right_one_is_said(
+    world, fields, param, words
+):
+    status, _, found = world.ask("POST", "/v1/completions", fields)
+    assert (status, found["error"]["param"]) == (400, param)
+    assert words in found["error"]["message"]
+    assert ("valid string" in found["error"]["message"]) == (fields.get("stop") == 3)

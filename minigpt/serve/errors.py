@@ -1,6 +1,7 @@
 """What a request did wrong in, an answer in OpenAI's shape out: {"error": {message, type, param, code}}."""
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -66,10 +67,17 @@ async def on_user_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def on_invalid(request: Request, error: Exception) -> JSONResponse:
-    """Answer a body that is not what was wanted; each field once, by its name."""
+    """Answer a body that is not what was wanted; each field once, by its name.
+
+    Of a field of several types each is tried: that it is of none of them is said only where nothing else is wrong with it.
+    """
     assert isinstance(error, RequestValidationError)
     found: dict[str, str] = {}
-    for problem in error.errors():
+    problems = error.errors()
+    better = {_union(problem["loc"]) for problem in problems if not _is_of_type(problem)}
+    for problem in problems:
+        if _is_of_type(problem) and _union(problem["loc"]) in better:
+            continue
         found.setdefault(_place(problem["loc"]), _sentence(problem))
     message = "; ".join(f"{name}: {said}" if name else said for name, said in found.items())
     return JSONResponse(error_body(400, message[:2000], next(iter(found)) or None), 400)
@@ -85,6 +93,16 @@ def _place(loc: Iterable[Any]) -> str:
     inner = list(loc)[1:]
     known = [str(part) for part in inner[1:] if isinstance(part, int) or part in FIELDS]
     return ".".join([plain(part, 80) for part in inner[:1] if isinstance(part, str)] + known)
+
+
+def _is_of_type(problem: Mapping[str, Any]) -> bool:
+    return problem["type"].endswith("_type")
+
+
+def _union(loc: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the part of a place before the first kind of a union that was tried there; the whole, if there is none."""
+    inner = itertools.takewhile(lambda part: isinstance(part, int) or part in FIELDS, loc[2:])
+    return (*loc[:2], *inner)
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:
