@@ -77,6 +77,7 @@ def folder(tmp_path_factory):
         ("m --port 70000", "--port is 70000"),
         ("nothing", "there is no model at"),
         ("m m", "two models are called m; name one of them: OTHER=m"),
+        ("nothing nothing", "two models are called nothing"),
         ("=m", "=m is no NAME=RUN"),
     ],
 )

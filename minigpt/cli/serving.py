@@ -84,7 +84,7 @@ def serve(
     from minigpt.inference.opening import Decoding
     from minigpt.serve.app import make_app
     from minigpt.serve.guarding import check_origins
-    from minigpt.serve.models import Models
+    from minigpt.serve.models import Models, check_names, name_of
     from minigpt.serve.running import listening_socket
     from minigpt.serve.running import serve as serve_until_stopped
     from minigpt.serve.runs import Runs
@@ -101,6 +101,8 @@ def serve(
             raise UserError(f"--{name} is {value}; wanted at least {least} and at most {most}")
     if wrong := check_origins(allow_origin):
         raise UserError(wrong)
+    named = [_named(one) for one in (run, *more)]
+    check_names([name or name_of(path) for name, path in named])
     keys = ()
     if api_key_file is not None:
         keys = keys_in(text_of(expanded(api_key_file)), api_key_file)
@@ -118,8 +120,7 @@ def serve(
         decoding = Decoding(device=device, dtype=dtype, quantize=quantize, compile=compile)
         models = Models(settings, decoding, say)
         with contextlib.closing(models):
-            for one in (run, *more):
-                name, path = _named(one)
+            for name, path in named:
                 served = models.load(path, name)
                 chats = "chats" if served.template else "goes on from a text (no chat template)"
                 say(f"{served.name}: context {served.context}, {chats}")

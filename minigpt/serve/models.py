@@ -1,7 +1,8 @@
 """Models by name in, what answers for each of them out: engine, tokenizer, chat template."""
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,7 +74,8 @@ class Models:
         """
         self.settings, self.decoding, self.say = settings, decoding or Decoding(), say
         self.metrics = Metrics()
-        self._served: Mapping[str, Served] = {}
+        self._served: Mapping[str, Served] = {}  # never changed, but put in the place of another
+        self._changing = threading.Lock()
 
     def __iter__(self) -> Iterator[Served]:
         """Yield all, in the order in which they came."""
@@ -115,17 +117,20 @@ class Models:
         engine = open_engine(
             model, tokenizer, self.decoding, slots=self.settings.slots, wait=False, say=self.say
         )
-        worker = Worker(name, engine, self.settings.queue, self.metrics)
-        made = Served(
-            name=name, model=model, tokenizer=tokenizer, template=compiled, ends=ends, worker=worker, path=path
-        )  # fmt: skip
-        self._served = {**self._served, name: made}
+        with self._changing:
+            self._refuse_taken(name)  # another may have come meanwhile
+            worker = Worker(name, engine, self.settings.queue, self.metrics)
+            made = Served(
+                name=name, model=model, tokenizer=tokenizer, template=compiled, ends=ends, worker=worker, path=path
+            )  # fmt: skip
+            self._served = {**self._served, name: made}
         return made
 
     def remove(self, name: str) -> None:
         """Have a model go; what it writes is ended with an error."""
-        found = self.get(name)
-        self._served = {key: one for key, one in self._served.items() if one is not found}
+        with self._changing:
+            found = self.get(name)
+            self._served = {key: one for key, one in self._served.items() if one is not found}
         found.worker.end_all(ApiError(404, f"the model {plain(name)} was taken away"))
         found.worker.close()
 
@@ -169,7 +174,17 @@ class Models:
         )
 
     def _refuse_taken(self, name: str) -> None:
-        if name in self._served:
+        check_names([*self._served, name])
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse a name that two models have.
+
+    Raises:
+        UserError: one is doubled.
+    """
+    for place, name in enumerate(names):
+        if name in names[:place]:
             raise UserError(
                 f"two models are called {plain(name)}; name one of them: OTHER={plain(name)}"
             )
