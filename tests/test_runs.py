@@ -7,6 +7,7 @@ import pytest
 
 from minigpt.config import ModelConfig, OptimConfig, RunConfig, TrainConfig, to_toml
 from minigpt.errors import UserError
+from minigpt.serve.errors import ApiError
 from minigpt.serve.runs import Runs, differences
 
 from .test_report import BASELINES, row
@@ -75,7 +76,7 @@ def test_a_folder_that_is_a_run_lists_itself(tmp_path):
 )
 def test_a_name_is_looked_up_and_never_a_path(runs, name):
     for ask in (runs.view, runs.find, lambda name: runs.comparison([name])):
-        with pytest.raises(UserError, match="there is no run"):
+        with pytest.raises(ApiError, match="there is no run"):
             ask(name)
 
 

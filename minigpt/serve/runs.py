@@ -29,6 +29,7 @@ from minigpt.report import (
     some_of,
 )
 from minigpt.rundir import RunDir
+from minigpt.serve.errors import ApiError
 
 MOST_LISTED = 200  # the newest
 MOST_COMPARED = 6  # as many lines as can be told apart
@@ -82,11 +83,14 @@ class Runs:
         """Return a run by its name.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            ApiError: there is none (404).
+            UserError: it is damaged.
         """
         path = self.names().get(name)
         if path is None:
-            raise UserError(f"there is no run {plain(name)} here; reload the list")
+            raise ApiError(
+                404, f"there is no run {plain(name)} here; reload the list", code="run_not_found"
+            )
         return self._open(path)
 
     def listed(self) -> list[dict[str, Any]]:
