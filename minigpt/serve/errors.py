@@ -69,7 +69,7 @@ async def on_user_error(request: Request, error: Exception) -> JSONResponse:
 async def on_invalid(request: Request, error: Exception) -> JSONResponse:
     """Answer a body that is not what was wanted; each field once, by its name.
 
-    Of a field of several types each is tried: that it is of none of them is said only where nothing else is wrong with it.
+    Of a field of several types each is tried: that it is of none is said only where nothing else is wrong with it.
     """
     assert isinstance(error, RequestValidationError)
     found: dict[str, str] = {}
