@@ -30,6 +30,7 @@ SETTINGS = {
 SETTINGS |= {"compile": "off", "device": "cpu", "parallel": "fsdp"}
 LOST = r"lost another of the 2 processes, which has ended or cannot be reached \(.*\); the run goes on from its last"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+LONG = 300  # seconds for what takes ten where nothing else is done
 
 
 def command(folder, out, *more: str) -> list[str]:
@@ -62,7 +63,7 @@ def by_hand(folder, out) -> list[warm.Command]:
 
 def ended(processes: list) -> tuple[list[int], list[str], list[str]]:
     """Return the exit statuses of processes that are about to end, what each printed, and what each said."""
-    texts = [process.communicate(timeout=120) for process in processes]
+    texts = [process.communicate(timeout=LONG) for process in processes]
     return [process.returncode for process in processes], *map(list, zip(*texts, strict=True))
 
 
@@ -129,7 +130,7 @@ def test_torchrun_starts_again_what_was_killed_and_nothing_is_lost(folder):
         assert pid not in killed
         killed.add(pid)
         os.kill(pid, signal.SIGKILL)
-    _, err = agent.communicate(timeout=60)
+    _, err = agent.communicate(timeout=LONG)
     assert agent.returncode == 0, err
     assert len(killed) == 2
     assert "going on from step" in err
@@ -163,7 +164,7 @@ def test_without_torchrun_a_signal_to_one_stops_all_and_a_kill_is_noticed(folder
         wait_for(lambda before=before: lines(out) > before + 3, processes[0])
         kill_after(processes[rank], out, 0, random.uniform(0, 0.05))
         began = time.monotonic()
-        said = processes[1 - rank].communicate(timeout=120)[1]
+        said = processes[1 - rank].communicate(timeout=LONG)[1]
         assert time.monotonic() - began < 8
         assert processes[1 - rank].returncode == 1
         who = "" if rank else "rank 1: "
@@ -177,7 +178,7 @@ def test_without_torchrun_a_signal_to_one_stops_all_and_a_kill_is_noticed(folder
 def test_bad_input_is_refused_by_one_voice(folder):
     (folder / "other.toml").write_text("[train]\nbatch_size = 9\nmicro_batch_size = 3\n")
     agent = torchrun(folder, "refused", "--config", str(folder / "other.toml"))
-    err = agent.communicate(timeout=60)[1]
+    err = agent.communicate(timeout=LONG)[1]
     assert err.count("minigpt: ") == 1
     assert "cannot be shared by 2 processes" in err
     assert err.count("exitcode: 2") or "exitcode  : 2" in err

@@ -6,12 +6,14 @@ to show, which run `python -m minigpt`.
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -50,11 +52,9 @@ class Command:
         self, *arguments: object, before: Callable[[], None] | None = None, **environment: str
     ) -> None:
         """Begin; with what is to be called there first, and more of the environment."""
-        self._printed = [tempfile.NamedTemporaryFile("r", encoding="utf-8") for _ in range(2)]  # noqa: SIM115
-        names = [file.name for file in self._printed]
-        self._process = start(
-            _command, [str(word) for word in arguments], before, environment, *names
-        )
+        self._folder = Path(tempfile.mkdtemp(prefix="minigpt-command-"))
+        names = [str(self._folder / name) for name in ("out", "err")]
+        self._process = start(_command, [*map(str, arguments)], before, environment, *names)
         self.pid: int = self._process.pid
 
     @property
@@ -73,7 +73,9 @@ class Command:
         self._process.join(timeout)
         if self.poll() is None:
             raise subprocess.TimeoutExpired("minigpt", timeout or 0)
-        out, err = (file.read() for file in self._printed)
+        files = [self._folder / name for name in ("out", "err")]
+        out, err = (file.read_text() if file.exists() else "" for file in files)
+        shutil.rmtree(self._folder)
         return out, err
 
 
@@ -87,6 +89,7 @@ def _command(
     import minigpt.__main__
 
     os.environ |= environment
+    os.environ.pop("PYTEST_VERSION", None)  # by which the parser of the command line knows a test
     for number, name in ((1, out), (2, err)):
         with open(name, "w") as file:
             os.dup2(file.fileno(), number)
