@@ -355,19 +355,20 @@ def steps_asked_for(config: RunConfig, sequences: Callable[[RunConfig], int] | N
 def introduce(job: TrainingJob) -> None:
     """Say what is about to happen: text, model, length, place."""
     config, say = job.config, job.log.say
-    for sentence in job.task.introduction(job.loss, job.ranks):
+    begins = job.progress.step == 0
+    for sentence in job.task.introduction(job.loss if begins else None, job.ranks):
         say(f"data   {sentence}")
     shape = config.model
     say(
         f"model  {parameter_count(shape):,} parameters: {shape.n_layer} layers, {shape.n_head} heads, "
         f"{shape.n_embd} channels, context {shape.block_size} ({FAMILIES[family_of(shape)].architecture})"
     )
-    per_step = config.train.batch_size * shape.block_size
+    per_step = config.train.batch_size * job.order.width
     epochs = "in order" if config.data.stream else f"{job.order.epoch_at(job.steps):.1f} epochs"
     if job.ranks.size > 1:
         say(f"shared {_how_shared(job)}")
     say(
-        f"train  {job.steps:,} steps of {config.train.batch_size} x {shape.block_size} = {per_step:,} tokens "
+        f"train  {job.steps:,} steps of {config.train.batch_size} x {job.order.width} = {per_step:,} tokens "
         f"({epochs}) on {job.runtime.device} in {config.train.dtype}, "
         f"{torch.get_num_threads()} threads"
     )

@@ -35,11 +35,13 @@ class Order(Protocol):
     Attributes:
         share: which of the sequences of a step this process takes.
         micro_batch_size: sequences in one forward pass.
+        width: positions of a sequence.
         begin_with: in words, what `starts` returns.
     """
 
     share: range
     micro_batch_size: int
+    width: int
     begin_with: str
 
     def at(self, step: int) -> list[Batch]:
@@ -119,8 +121,13 @@ class Task(Protocol):
         """Return the floating-point operations of training on a token; None: not known."""
         ...
 
-    def introduction(self, step: TrainStep, ranks: Ranks) -> list[str]:
-        """Return in sentences what there is to learn from, and what of the model is trained where that is not all."""
+    def introduction(self, step: TrainStep | None, ranks: Ranks) -> list[str]:
+        """Return in sentences what there is to learn from, and what of the model is trained where that is not all.
+
+        Args:
+            step: of a run that begins; None where it goes on, and its costs have been said.
+            ranks: that share the work.
+        """
         ...
 
 
@@ -134,7 +141,15 @@ def open_text(config: RunConfig, say: Say, fingerprint: str | None = None) -> "N
         config: the settings.
         say: is told what takes long.
         fingerprint: of the text that a run was begun with; standard input is read once, and was kept.
+
+    Raises:
+        UserError: the text cannot be used, or the settings are those of tuning.
     """
+    if config.train.base:
+        raise UserError(
+            f"train.base is {config.train.base}: these are settings of tuning; minigpt finetune {config.train.base} "
+            "--config FILE repeats them"
+        )
     was_read = config.data.source == STANDARD_INPUT and fingerprint
     kept = find_prepared(fingerprint) if was_read and fingerprint else None
     return NextToken(kept or prepare(config.data, say), config.data)
@@ -222,7 +237,7 @@ class NextToken:
         """Return those of the forward and the backward pass through all of the model."""
         return training_flops_per_token(config.model)
 
-    def introduction(self, step: TrainStep, ranks: Ranks) -> list[str]:
+    def introduction(self, step: TrainStep | None, ranks: Ranks) -> list[str]:
         """Return how many tokens there are, and of which kind."""
         held_out, trained = self.facts["val"], self.facts["train"]
         amount = f"{trained['tokens']:,}" if trained["tokens"] else "a stream of"

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 
 from minigpt.config import DataConfig, ModelConfig
 from minigpt.errors import UserError
+from minigpt.finetune.chatml import CHATML
 from minigpt.finetune.replies import open_replies
 from minigpt.inference.template import Template
+from minigpt.interop.export import write_chat_template
 from minigpt.loss import TrainStep
 from minigpt.ranks import ALONE
 
@@ -167,3 +169,33 @@ def test_a_conversation_that_a_tokenizer_refuses_is_left_out_and_said(folder, tm
     with pytest.raises(UserError, match="line 41"):
         open_replies(tuning(folder / "base", tmp_path / "some.jsonl"), said.append, strict=True)
     assert isinstance(task.base.template, Template)
+
+
+def test_what_is_learnt_does_not_depend_on_the_day(folder, tmp_path):
+    write_base(tmp_path / "base")
+    dated = CHATML.replace("<|im_start|>' +", "<|im_start|>' + strftime_now('%d %b %Y') +")
+    write_chat_template(tmp_path / "base", dated)
+    task = open_replies(tuning(tmp_path / "base", folder / "chats.jsonl"), lambda line: None)
+    assert "26 Jul 2024" in task.tokenizer.decode(task.trained[0].ids.tolist())
+
+
+def test_several_processes_share_an_adapter_by_copies(folder):
+    task, config, _ = opened(folder)
+    assert task.settle(config).train.parallel == "ddp"
+    whole = open_replies(tuning(folder / "base", folder / "chats.jsonl", rank=0), lambda line: None)
+    assert whole.settle(config).train.parallel == "auto"
+
+
+def test_a_share_that_holds_all_out_is_refused_by_its_name(folder, tmp_path):
+    chats = write_chats(tmp_path / "two.jsonl", 2)
+    config = tuning(folder / "base", chats)
+    data = dataclasses.replace(config.data, val_fraction=0.9)
+    with pytest.raises(UserError, match=r"data\.val_fraction = 0\.9 would hold out all of the 2"):
+        open_replies(dataclasses.replace(config, data=data), lambda line: None)
+
+
+def test_rows_of_one_conversation_are_not_called_packed(folder):
+    task, config, _ = opened(folder, "gpt2")
+    assert "each of them in one of 36 rows" in task.introduction(None, ALONE)[0]
+    settled = task.settle(config)
+    assert task.order(settled, ALONE).width < settled.model.block_size

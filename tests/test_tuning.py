@@ -12,6 +12,7 @@ import minigpt
 from minigpt.config import to_toml
 from minigpt.errors import UserError
 from minigpt.files import sha256_of
+from minigpt.finetune.measure_replies import measured_replies
 from minigpt.finetune.tuning import finetune
 from minigpt.inference.conversation import Conversation
 from minigpt.interop.export import chat_template, export
@@ -162,10 +163,34 @@ def test_another_adapter_is_not_gone_on_with_and_a_base_may_move(tmp_path):
     with pytest.raises(UserError, match=r"lora\.rank cannot be changed by --override"):
         finetune(other, run, override=True)
     moved = base.rename(tmp_path / "moved")
-    finetune(tuning(moved, chats, steps=2), run, override=True)
+    finetune(tuning(moved, chats, steps=1), run)
     assert RunDir(run).config.train.base == str(moved)
     named = json.loads((run / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert named == str(moved)
+
+
+def test_the_base_is_never_the_place_of_the_run(tmp_path):
+    base, chats = write_base(tmp_path / "base"), write_chats(tmp_path / "chats.jsonl")
+    for again in (False, True):
+        with pytest.raises(UserError, match="is the model that is to be tuned"):
+            finetune(tuning(base, chats), base, again=again)
+    file = base / "model.safetensors"
+    with pytest.raises(UserError, match="is the model that is to be tuned"):
+        finetune(tuning(file, chats), base, again=True)
+    assert file.is_file()
+
+
+def test_the_settings_of_tuning_are_not_those_of_pretraining(folder, tmp_path):
+    with pytest.raises(UserError, match="these are settings of tuning; minigpt finetune"):
+        minigpt.train(settings(folder), out=tmp_path / "run")
+
+
+def test_it_is_measured_from_any_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    config = tuning("base", "chats.jsonl", steps=1)
+    run = finetune(config, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert measured_replies(run).facts["tokens"] > 0
 
 
 def test_the_best_weights_are_made_again_where_they_are_damaged(folder, tmp_path):

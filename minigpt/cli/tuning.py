@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from minigpt import config
-from minigpt.cli.app import FLAG, JSON, app, finish, started
+from minigpt.cli.app import FLAG, JSON, TEXT, app, finish, started
 from minigpt.cli.settings import (
     DEVICE,
     FILES,
@@ -24,7 +24,7 @@ def finetune(
     run: str,
     /,
     *,
-    data: str | None = None,
+    data: Annotated[str | None, TEXT] = None,
     out: Path | None = None,
     files: FILES = (),
     minutes: MINUTES = None,

@@ -75,7 +75,7 @@ class Batches:
                 f"model.block_size + 1 = {block_size + 1}; use more text or a smaller model.block_size"
             )
         self.tokens = tokens
-        self.block_size = block_size
+        self.block_size = self.width = block_size
         self.batch_size = batch_size
         assert batch_size % world_size == 0, "each process takes as many windows as any other"
         self.share = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)

@@ -1,5 +1,6 @@
 """The name of a model in; out comes what is tuned: its weights, fresh each time, and how it is talked with."""
 
+import datetime
 import hashlib
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from minigpt.interop.export import chat_template
 from minigpt.interop.loading import load_both, located
 from minigpt.model.transformer import GPT
 from minigpt.tokenizer.patterns import CHAT_TOKENS
+
+# What a template is told that asks for today: what is learnt must not depend on the day. Llama 3.2's own default.
+DAY = datetime.datetime(2024, 7, 26)
 
 
 class Base:
@@ -44,7 +48,7 @@ class Base:
         self.fingerprint = _fingerprint_of(model)
         source = chat_template(place)
         self.tokenizer = tokenizer if source else with_chat_tokens(tokenizer)
-        self.template = Template(source or CHATML, self.tokenizer)
+        self.template = Template(source or CHATML, self.tokenizer, now=DAY)
         self.new = [] if source else [self.tokenizer.specials[name] for name in CHAT_TOKENS]
         self._opened: GPT | None = self._with_rows(model)
         self.shape = self._opened.config

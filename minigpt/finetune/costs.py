@@ -24,7 +24,7 @@ def trained_share(step: TrainStep) -> str:
     with_all -= NUMBER_BYTES * trained  # no adapter is there then
     return (
         f"{trained:,} numbers are trained beside {base:,} that stay ({trained / base:.1%}): weights, gradients and "
-        f"optimiser take {_bytes(with_adapter)}, with all weights they would take {_bytes(with_all)}"
+        f"AdamW take {_bytes(with_adapter)}, with all weights they would take {_bytes(with_all)}"
     )
 
 

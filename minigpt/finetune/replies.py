@@ -143,7 +143,10 @@ class Replies:
             )
         if config.sample.prompt != SampleConfig().prompt:
             self.base.template.ids([{"role": "user", "content": config.sample.prompt}])
-        return dataclasses.replace(config, model=shape)
+        train = config.train
+        if self.has_adapter and train.parallel == "auto":
+            train = dataclasses.replace(train, parallel="ddp")
+        return dataclasses.replace(config, model=shape, train=train)
 
     def sequences(self, config: RunConfig) -> int:
         """Return the rows of an epoch."""
@@ -237,16 +240,17 @@ class Replies:
         """Return None: rows are padded, and an adapter has no gradients for most weights."""
         return None
 
-    def introduction(self, step: TrainStep, ranks: Ranks) -> list[str]:
+    def introduction(self, step: TrainStep | None, ranks: Ranks) -> list[str]:
         """Return how many conversations there are; of an adapter what it costs beside training all weights."""
         rows = PackedBatches(
             self.trained, block_size=self.base.shape.block_size, batch_size=1, packed=self._packed
         )
+        how = "packed into" if self._packed else "each of them in one of"
         told = [
-            f"{self.facts['source']}: {counted(len(self.trained), 'conversation')} to learn from (packed into "
+            f"{self.facts['source']}: {counted(len(self.trained), 'conversation')} to learn from ({how} "
             f"{len(rows.rows):,} rows of {rows.width} tokens, {rows.filled:.0%} full), {len(self.val):,} held out"
         ]
-        if self.has_adapter:
+        if self.has_adapter and step is not None:
             told.append(trained_share(step))
             device = step.model.head.weight.device
             if ranks.size == 1 and (said := seconds_beside(step, rows.at(0)[0].to(device))):
@@ -279,9 +283,13 @@ def _split(
     if not any(held):
         held[-1] = True
     if all(held):
+        asked = (
+            f"data.val_documents = {data.val_documents}"
+            if data.val_documents
+            else f"data.val_fraction = {data.val_fraction}"
+        )
         raise UserError(
-            f"data.val_documents = {data.val_documents} would hold out all of the {counted(count, 'conversation')} in "
-            f"{name}; take fewer"
+            f"{asked} would hold out all of the {counted(count, 'conversation')} in {name}; take less"
         )
     pairs = list(zip(examples, held, strict=True))
     return [e for e, out in pairs if not out], [e for e, out in pairs if out]

@@ -1,9 +1,15 @@
 """Settings, a model and conversations in, a run directory of a model that answers out."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
+from minigpt import machine
 from minigpt.config import RunConfig
+from minigpt.errors import UserError
+from minigpt.evaluate.measure import run_of
+from minigpt.files import expanded, read_json, replace_json
+from minigpt.finetune.peft_format import SETTINGS, is_adapter
 from minigpt.finetune.replies import open_replies
 from minigpt.pretrain import train
 
@@ -28,5 +34,33 @@ def finetune(
     Raises:
         UserError: settings, base, conversations or run directory cannot be used.
     """
+    config = _from_anywhere(config)
+    base = config.train.base
+    home = run_of(base) if Path(base).is_dir() else Path(base).parent
+    if base and home == Path(out).resolve():
+        raise UserError(f"--out {out} is the model that is to be tuned; choose another --out")
     opening = functools.partial(open_replies, strict=strict)
-    return train(config, out, again=again, override=override, started=started, open_task=opening)
+    run = train(config, out, again=again, override=override, started=started, open_task=opening)
+    if machine.rank() == 0 and is_adapter(run):
+        _name_base(run, base)
+    return run
+
+
+def _from_anywhere(config: RunConfig) -> RunConfig:
+    """Return the settings with paths that are true in any folder, for those who come back to the run."""
+    base, source = config.train.base, config.data.source
+    if base and not base.startswith("hf:"):
+        base = str(expanded(base).resolve())
+    return dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, base=base),
+        data=dataclasses.replace(config.data, source=str(expanded(source).resolve())),
+    )
+
+
+def _name_base(run: Path, base: str) -> None:
+    """Have the adapter of a run name its base where that lies now; it may have moved since it was written."""
+    settings = read_json(run / SETTINGS)
+    name = base.removeprefix("hf:")
+    if settings.get("base_model_name_or_path") != name:
+        replace_json(run / SETTINGS, settings | {"base_model_name_or_path": name})

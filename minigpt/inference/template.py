@@ -7,6 +7,7 @@ A special token is one where the template writes its name; in what people and mo
 
 import bisect
 import datetime
+import functools
 import itertools
 import json
 import re
@@ -46,12 +47,15 @@ class Labelled:
 class Template:
     """A chat template and the tokenizer that its text is for."""
 
-    def __init__(self, source: str, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, source: str, tokenizer: Tokenizer, *, now: datetime.datetime | None = None
+    ) -> None:
         """Compile a template.
 
         Args:
             source: Jinja.
             tokenizer: of the model.
+            now: what it is told where it asks for the time; None: what the clock says.
 
         Raises:
             UserError: it is no Jinja.
@@ -66,7 +70,7 @@ class Template:
         self._strip_right = {token.content for token in added if token.rstrip}
         self._has_blocks = re.search(r"\{%[-+]?\s*generation\b", source) is not None
         try:
-            self._compiled = _environment().from_string(source)
+            self._compiled = _environment(now).from_string(source)
         except (jinja2.TemplateError, RecursionError) as error:
             raise UserError(f"the chat template is no Jinja ({first_line(error)})") from None
 
@@ -248,7 +252,7 @@ def _places(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> np.ndarray:
     return np.stack([character[starts] - 1, character[ends - 1]], axis=1)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment(now: datetime.datetime | None) -> ImmutableSandboxedEnvironment:
     """Return what `transformers` gives a template, so that it renders the same here.
 
     A template reaches no file and no code outside of it, but nothing bounds the time and the memory that it takes.
@@ -257,7 +261,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
     )
     made.filters["tojson"] = _to_json
-    made.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+    made.globals |= {"raise_exception": _refuse, "strftime_now": functools.partial(_now, now)}
     return made
 
 
@@ -291,5 +295,5 @@ def _refuse(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def _now(pattern: str) -> str:
-    return datetime.datetime.now().strftime(pattern)
+def _now(now: datetime.datetime | None, pattern: str) -> str:
+    return (now or datetime.datetime.now()).strftime(pattern)
