@@ -54,6 +54,11 @@ def plan(config: RunConfig, *, processes: int = 1) -> dict[str, Any]:
             cannot be known from here.
     """
     settings.check(config)
+    if config.train.base:
+        raise UserError(
+            f"train.base is {config.train.base}: these are settings of tuning, which plan does not reckon; finetune "
+            "says what it takes before its first step"
+        )
     check_name(config.data.source)
     ready = open_folder(config.data)
     ids = ready.tokenizer.vocab_size if ready else _ids(config)

@@ -221,3 +221,8 @@ def test_no_compiler_and_no_library_of_data_sets_is_imported(small_text):
     )
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_settings_of_tuning_are_refused():
+    with pytest.raises(UserError, match="these are settings of tuning, which plan does not reckon"):
+        plan(RunConfig(train=TrainConfig(base="runs/demo")))
