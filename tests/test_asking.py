@@ -58,7 +58,7 @@ def test_a_text_that_slides_has_a_limit_too(world):
         ({"logit_bias": {"1": 101}}, "logit_bias"),
         ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
         ({"prompt": [259]}, "prompt"),
-        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": [-1]}, "prompt.0"),
         ({"prompt": ["a"] * 65}, "prompt"),
         ({"temperature": -0.1}, "temperature"),
         ({"top_p": 1.1}, "top_p"),
