@@ -17,8 +17,8 @@ ORDER = [
     ["config", "progress"], ["download"], ["tokenizer"], ["data"], ["model"], ["loss_scale"], ["loss", "optim"],
     ["parts", "whole", "parallel"], ["runtime"], ["decisions"], ["rundir", "place", "trackers", "verdict"],
     ["saving", "resuming"], ["log"], ["drawing", "page"], ["curves", "figures"], ["report"], ["sampling"],
-    ["inference"], ["finetune/token_rows"], ["finetune/lora"], ["finetune/peft_format"], ["interop"], ["evaluate"], ["guard"],
-    ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["task"], ["job"], ["trial"], ["speed"], ["pretrain"],
+    ["inference"], ["finetune/token_rows"], ["finetune/lora"], ["finetune/peft_format"], ["interop"], ["evaluate"],
+    ["guard"], ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["task"], ["job"], ["trial"], ["speed"], ["pretrain"],
     ["finetune"], ["needs"], ["inside"], ["serve"], ["bench", "demo", "doctor", "learn", "overfit", "plan", "hf"],
     ["plan_text"], ["cli"], ["__main__"],
 ]  # fmt: skip
