@@ -660,8 +660,8 @@ def test_every_verb_has_help_with_an_example(capsys):
 def test_the_help_lists_the_presets_there_are(verb, capsys):
     call(verb, "--help")
     words = capsys.readouterr().out.replace("│", " ").replace(",", " ").replace(".", " ").split()
-    # Those for tuning are what finetune begins with.
-    assert {name for name in presets() if not name.startswith("tune-")} <= set(words)
+    # The others are what finetune and train --from begin with.
+    assert {name for name in presets() if not name.startswith(("tune-", "continue"))} <= set(words)
 
 
 def test_where_a_run_goes_by_itself():
