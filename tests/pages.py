@@ -18,7 +18,7 @@ SHELL = ("", "sh", "bash", "shell", "console")
 SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FIGURE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
-PROGRAM = re.compile(r"(?:^|(?<=[\s/(]))minigpt (?=\S)")
+PROGRAM = re.compile(r"(?:^|(?<=[\s/(]))(?<!from )minigpt (?=\S)")
 # Words of a line up to two spaces, behind which stands what the line is for.
 STRETCH = re.compile(r"""(?:"[^"]*"|'[^']*'|[^\s"']|\s(?!\s))*""")
 OPEN_ENDED = ("…", "...", "OPTIONS", "CHANGE")  # stand for any further options
