@@ -208,7 +208,7 @@ def _command(words: tuple[str, ...], is_mention: bool) -> Command:
 
 
 def _commands_in(line: str) -> Iterator[tuple[str, ...]]:
-    """Yield the words of each command in a line, numbers in the place of single letters."""
+    """Yield the words of each command in a line, numbers in the place of single letters and of $variables."""
     line = re.sub(r"\bsbatch .*?train\.sbatch ", "minigpt train ", line)
     for start in PROGRAM.finditer(line):
         parts = shlex.shlex(
@@ -219,7 +219,7 @@ def _commands_in(line: str) -> Iterator[tuple[str, ...]]:
         for word in parts:
             if set(word) <= set("|&;<>"):
                 break
-            words.append(re.sub(r"(?<==)[A-Z]$|^[A-Z]$", "512", word))
+            words.append(re.sub(r"(?<==)[A-Z]$|^[A-Z]$|\$\w+", "512", word))
         yield tuple(words)
 
 

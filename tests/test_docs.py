@@ -24,6 +24,9 @@ from .pages import DOCS, ROOT, Block, Command, Page, all_pages, read, slug
 from .sameness import difference_of_drawings, difference_of_words
 
 PAGES = all_pages()
+TOLD = [
+    page for page in PAGES if page.path.parent.name != "recipes"
+]  # the others: tests/test_recipes.py
 WRITES = bool(os.environ.get("MINIGPT_WRITE_DOCS"))
 TRAINS = re.compile(r"\.backward\(|\bfit\(|\bupdate\(|\.train\(|optimizer\.step\(")
 # What is said in another way where a page is tried, so that it takes less time or finds what is there.
@@ -186,7 +189,7 @@ def put(request, tmp_path):
 
 
 @pytest.mark.slow
-@each([page for page in PAGES if page.code])
+@each([page for page in TOLD if page.code])
 def test_the_code_of_a_page_does_what_the_page_shows(page, tmp_path, put, portals):
     wrong = carry_out(page, tmp_path, put(page))
     assert not wrong, "\n".join(wrong)
@@ -213,7 +216,7 @@ def difference_from(path: Path, made: str, trained: bool) -> str | None:
 def test_next_to_no_code_is_left_out():
     left_out = {
         page.name: [block.why_not_run for block, _ in page.code if block.why_not_run]
-        for page in PAGES
+        for page in TOLD
     }
     assert {name: len(reasons) for name, reasons in left_out.items() if reasons} == {
         "docs/watching.md": 2  # SwanLab, which has an environment of its own
