@@ -6,7 +6,7 @@ BIN      := .venv/bin
 WORKERS  ?= 2
 PYTEST   := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo test test-fast check clean
+.PHONY: install demo test test-fast check docs clean
 
 install: .venv/core.stamp
 
@@ -25,6 +25,10 @@ check: .venv/dev.stamp
 	$(BIN)/ty check --python .venv
 	$(MAKE) test
 
+# Pages that a browser opens: site/index.html.
+docs: .venv/docs.stamp
+	$(BIN)/zensical build --strict
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -34,7 +38,11 @@ check: .venv/dev.stamp
 
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	touch $@ .venv/core.stamp .venv/docs.stamp
+
+.venv/docs.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[docs]"
 	touch $@ .venv/core.stamp
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dist build
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .cache site dist build

@@ -227,11 +227,12 @@ class OptimConfig:
 class TrainConfig:
     """How long, in which portions, on what."""
 
-    base: str = setting(
+    init_from: str = setting(
         "",
-        "the model whose weights the run begins with: a run, a Hugging Face directory, hf:OWNER/NAME; empty: they "
-        "are drawn",
+        "the model whose weights the run begins with, to go on with any text: a run, a Hugging Face directory, "
+        "hf:OWNER/NAME, a file of weights; empty: they are drawn",
     )
+    base: str = setting("", "the model that is tuned on conversations (minigpt finetune)")
     steps: int = setting(
         0,
         f"optimiser updates; of steps, epochs and minutes one is given (none: {DEFAULT_STEPS} steps)",
@@ -279,6 +280,11 @@ class TrainConfig:
         0, "hsdp: processes that share one copy of the model; 0: those of one host", minimum=0
     )
     deterministic: bool = setting(False, "exact repetition on a GPU too, at some cost in speed")
+
+    @property
+    def began_as(self) -> str:
+        """The model whose weights the run begins with; empty: they are drawn."""
+        return self.base or self.init_from
 
     def sequences_at_once(self, processes: int = 1) -> int:
         """Return the sequences in one forward and backward of each of so many processes.

@@ -16,7 +16,7 @@ LOGITS_AT_ONCE = 1 << 25
 
 
 class TrainStep(nn.Module):
-    """The model with its loss around it.
+    """The model with its loss around it: ids and targets in, the summed loss in nats and the number of targets out.
 
     Attributes:
         model: in it.

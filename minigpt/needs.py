@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from minigpt import machine
+from minigpt.beginning import as_begun
 from minigpt.config import RunConfig
 from minigpt.decisions import decide
 from minigpt.errors import UserError
@@ -37,6 +38,7 @@ def needs(
     Raises:
         UserError: no machine has such a device, this one lacks the precision, or the processes cannot be grouped so.
     """
+    config = as_begun(config)
     several = facts["processes"] > 1
     if several and config.train.device == "auto":
         train = dataclasses.replace(config.train, device="cuda")

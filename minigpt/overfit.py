@@ -16,6 +16,7 @@ from minigpt.config import OptimConfig, RunConfig
 from minigpt.data.batches import Batch, Batches
 from minigpt.data.prepare import prepare
 from minigpt.data.tokens import Tokens
+from minigpt.errors import UserError
 from minigpt.fit import update
 from minigpt.guard import Guard
 from minigpt.loss import TrainStep
@@ -47,6 +48,11 @@ def overfit(config: RunConfig, say: Say) -> dict[str, Any]:
         UserError: settings or text cannot be used.
     """
     settings.check(config)
+    if config.train.began_as:
+        raise UserError(
+            f"the settings begin with {config.train.began_as}, but what is asked is whether a model learns from "
+            "nothing; leave that out"
+        )
     runtime = start_runtime(config.train)
     tokens = prepare(config.data, say)
     shape = with_vocabulary(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from minigpt import config as settings
+from minigpt.beginning import as_begun
 from minigpt.config import ModelConfig, RunConfig, TrainConfig
 from minigpt.data.corpora import check_name
 from minigpt.data.tokens import find_files, open_folder
@@ -59,6 +60,7 @@ def plan(config: RunConfig, *, processes: int = 1) -> dict[str, Any]:
             f"train.base is {config.train.base}: these are settings of tuning, which plan does not reckon; finetune "
             "says what it takes before its first step"
         )
+    config = as_begun(config)
     check_name(config.data.source)
     ready = open_folder(config.data)
     ids = ready.tokenizer.vocab_size if ready else _ids(config)

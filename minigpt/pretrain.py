@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from minigpt import config as settings
+from minigpt.beginning import as_begun
 from minigpt.config import DEFAULT_STEPS, RunConfig
 from minigpt.data.corpora import STANDARD_INPUT
 from minigpt.decisions import decide
@@ -89,7 +90,7 @@ def conclude(job: TrainingJob) -> None:
         f"{found.tokens:,} tokens (weights of step {job.progress.best_step})"
     )
     rows = job.run.metrics
-    if job.config.train.base and rows and "val_loss" in rows[0]:
+    if job.config.train.began_as and rows and "val_loss" in rows[0]:
         job.log.say(f"before the first update it was {rows[0]['val_loss']:.4f} nats per token")
     job.log.say(verdict(rows).sentence)
     job.log.say(f"{job.progress.seconds:.1f} s in updates; the run is {job.run.path}")
@@ -115,6 +116,7 @@ def prepare_run(
     """
     started = time.monotonic() if started is None else started
     settings.check(config)
+    config = as_begun(config)
     check_trackers(config)
     config.train.sequences_at_once(ranks.size)
     if ranks.size > 1 and config.data.source == STANDARD_INPUT:
@@ -374,7 +376,7 @@ def introduce(job: TrainingJob) -> None:
     )
     if job.progress.step:
         say(f"going on from step {job.progress.step}")
-    elif not config.train.base:
+    elif not config.train.began_as:
         say(
             f"the loss of a model that knows nothing is ln {shape.vocab_size} = {math.log(shape.vocab_size):.2f}"
         )

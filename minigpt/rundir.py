@@ -91,7 +91,7 @@ class Checkpoint:
 
 
 class RunDir:
-    """A folder of one training run."""
+    """The folder of one training run: settings, metrics, checkpoints and the best weights."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from minigpt.beginning import Beginning, begin_with
 from minigpt.config import DataConfig, RunConfig, SampleConfig
 from minigpt.data.batches import Batch, Batches
 from minigpt.data.corpora import STANDARD_INPUT
@@ -27,6 +28,7 @@ from minigpt.tokenizer import Tokenizer
 from minigpt.whole import Sketch
 
 Say = Callable[[str], None]
+AND = "+"  # between the fingerprints of a text and of a model
 
 
 class Order(Protocol):
@@ -150,20 +152,43 @@ def open_text(config: RunConfig, say: Say, fingerprint: str | None = None) -> "N
             f"train.base is {config.train.base}: these are settings of tuning; minigpt finetune {config.train.base} "
             "--config FILE repeats them"
         )
+    named = config.train.init_from
+    beginning = begin_with(named) if named else None
     was_read = config.data.source == STANDARD_INPUT and fingerprint
-    kept = find_prepared(fingerprint) if was_read and fingerprint else None
-    return NextToken(kept or prepare(config.data, say), config.data)
+    kept = find_prepared(fingerprint.partition(AND)[0]) if was_read and fingerprint else None
+    return NextToken(kept or prepare(config.data, say), config.data, beginning)
 
 
 class NextToken:
     """To foretell the next token of a text; attributes as of `Task`."""
 
-    def __init__(self, tokens: Tokens, data: DataConfig) -> None:
+    def __init__(
+        self, tokens: Tokens, data: DataConfig, beginning: Beginning | None = None
+    ) -> None:
+        """Learn from a text.
+
+        Args:
+            tokens: of the text.
+            data: the settings that they were made by.
+            beginning: whose weights training begins with; None: they are drawn.
+
+        Raises:
+            UserError: text and model have not the same tokenizer.
+        """
         self.tokens, self.tokenizer, self.facts = tokens, tokens.tokenizer, tokens.facts
         self.form: Form = WholeForm()
         self.fingerprint, self.held_out = tokens.fingerprint, len(tokens.val)
         self.materials = f"the text of {data.source}"
-        self._data = data
+        if beginning is not None:
+            if beginning.tokenizer.fingerprint() != self.tokenizer.fingerprint():
+                raise UserError(
+                    f"{data.source} is cut by {data.tokenizer}, but the weights of {beginning.name} mean nothing "
+                    "without its own tokenizer; leave data.tokenizer out, or prepare the text again with "
+                    f"--tokenizer {beginning.place}"
+                )
+            self.fingerprint += AND + beginning.fingerprint
+            self.materials += f", or the model {beginning.name},"
+        self._data, self._beginning = data, beginning
         self._separator = tokens.tokenizer.eos_id if data.documents == "separate" else None
 
     def settle(self, config: RunConfig) -> RunConfig:
@@ -208,6 +233,8 @@ class NextToken:
 
     def model(self, config: RunConfig, *, sharded: bool) -> GPT:
         """Return a model with weights as they are drawn; one in shards is drawn when it is in parts."""
+        if self._beginning is not None:
+            return self._beginning.model_of(config.model)
         return (Sketch if sharded else GPT)(config.model)
 
     def likelihood(
@@ -241,7 +268,11 @@ class NextToken:
         """Return how many tokens there are, and of which kind."""
         held_out, trained = self.facts["val"], self.facts["train"]
         amount = f"{trained['tokens']:,}" if trained["tokens"] else "a stream of"
+        whose = (
+            [f"the weights of {self._beginning.name}, trained further"] if self._beginning else []
+        )
         return [
+            *whose,
             f"{self.facts['source']}: {amount} tokens to train on, {held_out['tokens']:,} held out; "
-            f"{self.tokenizer.vocab_size:,} ids ({self.tokenizer.kind})"
+            f"{self.tokenizer.vocab_size:,} ids ({self.tokenizer.kind})",
         ]

@@ -660,8 +660,23 @@ def test_every_verb_has_help_with_an_example(capsys):
 def test_the_help_lists_the_presets_there_are(verb, capsys):
     call(verb, "--help")
     words = capsys.readouterr().out.replace("│", " ").replace(",", " ").replace(".", " ").split()
-    # Those for tuning are what finetune begins with.
-    assert {name for name in presets() if not name.startswith("tune-")} <= set(words)
+    # The others are what finetune and train --from begin with.
+    assert {name for name in presets() if not name.startswith(("tune-", "continue"))} <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--model.qk-norm", "false"], "write --model.qk-norm=false"),
+        (["sample", "runs/x", "--greedy", "true", "--json"], "write --greedy=true"),
+        (["sample", "runs/x", "--prompt", "Once", "upon", "a"], "upon a: more words than minigpt sample takes"),
+        (["train", "true"], "true: more words than minigpt train takes"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_words_that_nothing_takes_are_refused_with_what_to_write(words, said, capsys):
+    assert call(*words) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_where_a_run_goes_by_itself():

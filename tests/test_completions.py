@@ -7,6 +7,7 @@ import time
 
 import openai
 import pytest
+import torch
 
 from minigpt import cli
 from minigpt.config import SampleConfig
@@ -239,6 +240,30 @@ def test_log_probabilities_of_a_completion_are_those_of_the_model(client, world)
         letters = {LETTERS.pieces[token].decode() for token, _ in picked.top}
         assert letters <= best.keys()
         assert LETTERS.pieces[picked.token].decode() in best
+
+
+def test_an_echo_with_log_probabilities_has_those_of_the_prompt(client, world):
+    prompts = [LETTERS.encode("abcab"), LETTERS.encode("bc")]
+    asked = {"logprobs": 2, "echo": True, "n": 2, "max_tokens": 3, "prompt": prompts}
+    made = client.completions.create(**(USUAL | asked), extra_body={"return_token_ids": True})
+    model = world.models.get("letters").model
+    for number, choice in enumerate(made.choices):
+        ids = LETTERS.encode(("abcab", "bc")[number // 2])
+        with torch.no_grad():
+            nats = model(torch.tensor([ids]))[0, :, : LETTERS.vocab_size].log_softmax(dim=-1)
+        found, length = choice.logprobs, len(ids)
+        assert "".join(found.tokens) == choice.text
+        assert found.text_offset == list(range(length + 3))
+        assert (found.token_logprobs[0], found.top_logprobs[0]) == (None, None)
+        wanted = [nats[i, token].item() for i, token in enumerate(ids[1:])]
+        assert found.token_logprobs[1:length] == pytest.approx(wanted, abs=1e-4)
+        for i, best in enumerate(found.top_logprobs[1:length]):
+            assert max(best.values()) == pytest.approx(nats[i].max().item(), abs=1e-4)
+        assert len(choice.token_ids) == 3
+        drawn = client.completions.create(**(USUAL | asked | {"echo": False}))
+        assert found.token_logprobs[length:] == pytest.approx(
+            drawn.choices[number].logprobs.token_logprobs, abs=1e-4
+        )
 
 
 def test_log_probabilities_come_with_each_piece_of_a_chat(client):

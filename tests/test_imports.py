@@ -18,9 +18,9 @@ ORDER = [
     ["parts", "whole", "parallel"], ["runtime"], ["decisions"], ["rundir", "place", "trackers", "verdict"],
     ["saving", "resuming"], ["log"], ["drawing", "page"], ["curves", "figures"], ["report"], ["sampling"],
     ["inference"], ["finetune/token_rows"], ["finetune/lora"], ["finetune/peft_format"], ["interop"], ["evaluate"],
-    ["guard"], ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["task"], ["job"], ["trial"], ["speed"], ["pretrain"],
-    ["finetune"], ["needs"], ["inside"], ["serve"], ["bench", "demo", "doctor", "learn", "overfit", "plan", "hf"],
-    ["plan_text"], ["cli"], ["__main__"],
+    ["guard"], ["fit"], ["rehearsal"], ["memory"], ["scaling"], ["beginning"], ["task"], ["job"], ["trial"], ["speed"],
+    ["pretrain"], ["finetune"], ["needs"], ["inside"], ["serve"],
+    ["bench", "demo", "doctor", "learn", "overfit", "plan", "hf"], ["plan_text"], ["cli"], ["__main__"],
 ]  # fmt: skip
 PLACE = {name: place for place, names in enumerate(ORDER) for name in names}
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

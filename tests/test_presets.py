@@ -33,7 +33,15 @@ TUNING = ("tune-adapter", "tune-all")  # what finetune begins with; the shape is
 
 
 def test_every_preset_is_expected():
-    assert presets() == sorted([*EXPECTED, *TUNING])
+    assert presets() == sorted([*EXPECTED, *TUNING, "continue"])
+
+
+@pytest.mark.parametrize("name", [*TUNING, "continue"])
+def test_what_begins_with_a_model_leaves_the_shape_to_it(name):
+    config = build([preset_layer(name)])
+    assert config.model == ModelConfig()
+    assert config.optim.weight_decay in (0.0, 0.1)
+    assert config.optim.schedule == "linear"
 
 
 def test_an_adapter_and_all_weights_are_tuned_alike_but_for_the_rate():

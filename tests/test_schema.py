@@ -1,4 +1,6 @@
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -112,3 +114,11 @@ def test_without_settings_a_text_is_drawn_as_at_openai():
     usual = CompletionRequest()
     assert (usual.temperature, usual.top_p, usual.top_k, usual.min_p) == (1.0, 1.0, 0, 0.0)
     assert (usual.n, usual.presence_penalty, usual.repetition_penalty) == (1, 0.0, 1.0)
+
+
+def test_every_field_stands_in_the_docs():
+    page = Path(__file__).parent.parent / "docs" / "serving.md"
+    named = set(re.findall(r"`([a-z_]+)", page.read_text(encoding="utf-8")))
+    for body in (CompletionRequest, ChatRequest):
+        missing = set(body.model_fields) - named
+        assert missing - {"model", "messages", "prompt"} == set()

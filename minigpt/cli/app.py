@@ -6,6 +6,7 @@ Progress goes to standard error, results to standard output. Exit status: 0 done
 import contextlib
 import errno
 import io
+import itertools
 import json
 import os
 import signal
@@ -16,10 +17,10 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from minigpt import __version__, machine
-from minigpt.errors import LostError, PeerError, ProofError, RunError, UserError
+from minigpt.errors import LostError, PeerError, ProofError, RunError, UserError, plain
 
 app = App(
     name="minigpt",
@@ -77,6 +78,9 @@ def _carry_out(arguments: Sequence[str]) -> int:
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         command(*bound.args, **bound.kwargs)
+    except UnusedCliTokensError as error:
+        complain(_too_many(error.unused_tokens or [], arguments), of_one=False)
+        return 2
     except (UserError, CycloptsError) as error:
         complain(error, of_one=getattr(error, "is_of_one", False))
         return 2
@@ -101,6 +105,19 @@ def _carry_out(arguments: Sequence[str]) -> int:
         complain(f"{error.strerror or error}{place}", of_one=True)
         return 1
     return 0
+
+
+def _too_many(words: Sequence[str], arguments: Sequence[str]) -> str:
+    """Return what to do about words that no option and no argument takes."""
+    option = next(
+        (a for a, b in itertools.pairwise(arguments) if b in words and a.startswith("--")), ""
+    )
+    if words and words[0] in ("true", "false") and option:
+        return f"{option} {words[0]}: a switch takes its value behind =; write {option}={words[0]}"
+    return (
+        f"{plain(' '.join(words))}: more words than minigpt {arguments[0]} takes; put a text with spaces in quotes, or "
+        f"see minigpt {arguments[0]} --help"
+    )
 
 
 def started() -> float:

@@ -2,16 +2,21 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from minigpt.cli.app import FLAG, JSON, app, finish, say, text_of
 from minigpt.cli.settings import DTYPE, QUANTIZE
-from minigpt.errors import UserError, plain
+from minigpt.errors import UserError
 from minigpt.extras import require
 from minigpt.files import expanded
+
+if TYPE_CHECKING:
+    from minigpt.inference.opening import Decoding
+    from minigpt.serve.settings import ServeSettings
 
 LIST = Parameter(negative="")
 
@@ -82,23 +87,10 @@ def serve(
     """
     require("serve", "minigpt serve")
     from minigpt.inference.opening import Decoding
-    from minigpt.serve.app import make_app
     from minigpt.serve.guarding import check_origins
-    from minigpt.serve.models import Models, check_names, name_of
-    from minigpt.serve.running import listening_socket
-    from minigpt.serve.running import serve as serve_until_stopped
-    from minigpt.serve.runs import Runs
-    from minigpt.serve.settings import ServeSettings, check_open, keys_in
-    from minigpt.serve.site import Site
+    from minigpt.serve.models import check_names, name_of
+    from minigpt.serve.settings import ServeSettings, check_limits, check_open, keys_in
 
-    if log not in ("text", "json", "none"):
-        raise UserError(f"--log is {plain(log)}; wanted text, json or none")
-    for name, value, least, most in (
-        ("slots", slots, 1, 1024), ("queue", queue, 0, 10**6), ("max-tokens", max_tokens, 1, 10**9),
-        ("grace", grace, 0, 3600),
-    ):  # fmt: skip
-        if not least <= value <= most:
-            raise UserError(f"--{name} is {value}; wanted at least {least} and at most {most}")
     if wrong := check_origins(allow_origin):
         raise UserError(wrong)
     named = [_named(one) for one in (run, *more)]
@@ -106,18 +98,35 @@ def serve(
     keys = ()
     if api_key_file is not None:
         keys = keys_in(text_of(expanded(api_key_file)), api_key_file)
-    check_open(ServeSettings(host=host, keys=keys), insecure)
+    settings = ServeSettings(
+        host=host, keys=keys, hosts=tuple(name.lower() for name in allow_host), origins=allow_origin,
+        slots=slots, queue=queue, most_tokens=max_tokens, grace_seconds=grace, log=log,  # ty: ignore[invalid-argument-type]
+    )  # fmt: skip
+    check_limits(settings)
+    check_open(settings, insecure)
     folder = Path("runs") if runs is None else expanded(runs)
     if runs is not None and not folder.is_dir():
         raise UserError(f"--runs {runs} is no folder; pass one with runs in it")
-    with contextlib.closing(listening_socket(host, port)) as at:
+    decoding = Decoding(device=device, dtype=dtype, quantize=quantize, compile=compile)
+    finish(as_json, _answer(named, settings, decoding, folder, port, insecure))
+
+
+def _answer(
+    named: Sequence[tuple[str | None, str]], settings: "ServeSettings", decoding: "Decoding", runs: Path, port: int,
+    insecure: bool,
+) -> dict[str, object]:  # fmt: skip
+    """Answer for these models until told to stop, and return what was true meanwhile."""
+    from minigpt.serve.app import make_app
+    from minigpt.serve.models import Models
+    from minigpt.serve.running import listening_socket, serve
+    from minigpt.serve.runs import Runs
+    from minigpt.serve.settings import check_open
+    from minigpt.serve.site import Site
+
+    with contextlib.closing(listening_socket(settings.host, port)) as at:
         address, number = at.getsockname()[:2]
-        settings = ServeSettings(
-            host=address, keys=keys, hosts=tuple(name.lower() for name in allow_host), origins=allow_origin,
-            slots=slots, queue=queue, most_tokens=max_tokens, grace_seconds=grace, log=log,
-        )  # fmt: skip
+        settings = dataclasses.replace(settings, host=address)
         check_open(settings, insecure)  # a name may stand for any address
-        decoding = Decoding(device=device, dtype=dtype, quantize=quantize, compile=compile)
         models = Models(settings, decoding, say)
         with contextlib.closing(models):
             for name, path in named:
@@ -125,13 +134,15 @@ def serve(
                 chats = "chats" if served.template else "goes on from a text (no chat template)"
                 say(f"{served.name}: context {served.context}, {chats}")
             shown = f"[{address}]" if ":" in address else address
-            serve_until_stopped(
-                make_app(models, settings, Site(Runs(folder))), settings, at,
+            serve(
+                make_app(models, settings, Site(Runs(runs))), settings, at,
                 lambda: say(f"listening on http://{shown}:{number}; Ctrl-C stops it"),
             )  # fmt: skip
         say("stopped")
+        said = dataclasses.asdict(settings)
+        del said["keys"]
         facts = {"host": address, "port": number, "models": [one.name for one in models]}
-        finish(as_json, facts | {"settings": _shown(settings)})
+        return facts | {"settings": said}
 
 
 def _named(run: str) -> tuple[str | None, str]:
@@ -142,8 +153,3 @@ def _named(run: str) -> tuple[str | None, str]:
     if not name or not place:
         raise UserError(f"{run} is no NAME=RUN; wanted a name, = and a run")
     return name, place
-
-
-def _shown(settings: object) -> dict[str, object]:
-    """Return the settings without the keys."""
-    return {name: value for name, value in dataclasses.asdict(settings).items() if name != "keys"}  # ty: ignore[invalid-argument-type]

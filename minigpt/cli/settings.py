@@ -20,6 +20,14 @@ PRESET = Annotated[
         "modern, mqa-512, 1b."
     ),
 ]
+FROM = Annotated[
+    str | None,
+    Parameter(
+        name="--from",
+        help="Short for --train.init-from: the model whose weights it begins with: a run, a Hugging Face directory, "
+        "hf:OWNER/NAME, a file of weights. Shape and tokenizer are that model's.",
+    ),
+]
 FILES = Annotated[
     tuple[Path, ...],
     Parameter(
@@ -111,7 +119,7 @@ def _tuning_options() -> Any:
     }  # fmt: skip
     fields = []
     for place, (name, section) in enumerate(config.SECTIONS.items(), start=1):
-        without = ("base",) if name == "train" else ()
+        without = ("base", "init_from") if name == "train" else ()
         options: Any = _options(section, without=without, only=wanted.get(name, ()))
         fields.append((name, _group(f"--{name}.… {section.__doc__}", options, place), options()))
     return _dataclass("TuningOptions", fields)
@@ -163,7 +171,7 @@ def given(options: Any) -> dict[str, Any]:
 def settings_of(
     preset: str | None, files: Sequence[Path], options: Any, short: dict[str, Any]
 ) -> RunConfig:
-    """Return preset, then files, then the command line laid over the defaults."""
+    """Return preset, then files, then the command line laid over the defaults, or over the model to begin with."""
     layers = [config.preset_layer(preset)] if preset else []
     layers += [config.file_layer(path) for path in files]
     sections = given(options)
@@ -171,7 +179,15 @@ def settings_of(
         if value is not None:
             section, _, key = name.partition(".")
             sections.setdefault(section, {})[key] = value
-    return config.build([*layers, ("the command line", sections)])
+    layers.append(("the command line", sections))
+    found = config.build(layers)
+    if not found.train.init_from:
+        return found
+    from minigpt.beginning import begin_with
+
+    beneath = [] if preset else [config.preset_layer("continue")]
+    beneath.append((found.train.init_from, begin_with(found.train.init_from).layer()))
+    return config.build([*beneath, *layers])
 
 
 def out_of(out: Path | None, preset: str | None, data: str | None) -> Path:

@@ -10,6 +10,7 @@ from minigpt.cli.settings import (
     DATA,
     DEVICE,
     FILES,
+    FROM,
     MINUTES,
     NO_OPTIONS,
     PARALLEL,
@@ -50,6 +51,7 @@ def train(
     preset: PRESET = None,
     files: FILES = (),
     data: DATA = None,
+    begin: FROM = None,
     out: Path | None = None,
     minutes: MINUTES = None,
     device: DEVICE = None,
@@ -76,7 +78,8 @@ def train(
         Only see whether the model can learn one small batch by heart; exit status 1 where it cannot. No run is made.
     """
     short = {
-        "data.source": data, "train.minutes": minutes, "train.device": device, "train.parallel": parallel,
+        "data.source": data, "train.init_from": begin, "train.minutes": minutes, "train.device": device,
+        "train.parallel": parallel,
     }  # fmt: skip
     settings = settings_of(preset, files, options, short)
     if overfit:
@@ -107,6 +110,7 @@ def plan(
     preset: PRESET = None,
     files: FILES = (),
     data: DATA = None,
+    begin: FROM = None,
     minutes: MINUTES = None,
     device: DEVICE = None,
     parallel: PARALLEL = None,
@@ -130,7 +134,8 @@ def plan(
         Try some steps on random tokens, for about five seconds, to know the time of the run.
     """
     short = {
-        "data.source": data, "train.minutes": minutes, "train.device": device, "train.parallel": parallel,
+        "data.source": data, "train.init_from": begin, "train.minutes": minutes, "train.device": device,
+        "train.parallel": parallel,
     }  # fmt: skip
     settings = settings_of(preset, files, options, short)
     from minigpt.needs import needs

@@ -18,7 +18,7 @@ from minigpt.errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward pass is given.
+    """What one forward pass is given: ids and the id that follows each.
 
     Attributes:
         ids: (B, T) int64.

@@ -58,7 +58,7 @@ def open_folder(config: DataConfig) -> Tokens | None:
         if named and find_tokenizer(config.tokenizer).fingerprint() != tokens.facts["tokenizer"]:
             raise UserError(
                 f"{folder} was prepared with another tokenizer than {config.tokenizer}; leave data.tokenizer out, or "
-                "prepare the text again"
+                f"prepare the text again with --tokenizer {config.tokenizer}"
             )
         return tokens
     if shards.is_token_folder(folder, PLAN):

@@ -1,16 +1,13 @@
 """The name of a model in; out comes what is tuned: its weights, fresh each time, and how it is talked with."""
 
+import dataclasses
 import datetime
-import hashlib
-from pathlib import Path
 
+from minigpt.beginning import Beginning
 from minigpt.finetune.chatml import CHATML, with_chat_tokens
-from minigpt.finetune.peft_format import is_adapter
 from minigpt.finetune.token_rows import add_rows
 from minigpt.inference.template import Template
-from minigpt.interop.causal import CausalLM, unsupported
 from minigpt.interop.export import chat_template
-from minigpt.interop.loading import load_both, located
 from minigpt.model.transformer import GPT
 from minigpt.tokenizer.patterns import CHAT_TOKENS
 
@@ -37,37 +34,19 @@ class Base:
         Raises:
             UserError: it is one that is not trained here, or has no tokenizer.
         """
-        place = located(named)
-        assert isinstance(place, Path)
-        self.name = named if named.startswith("hf:") else str(place.resolve())
-        self.is_adapter = is_adapter(place)
-        self._place = place
-        model, tokenizer = load_both(place)
-        if isinstance(model, CausalLM):
-            raise unsupported(model.inner.config.model_type, "tuned")
-        self.fingerprint = _fingerprint_of(model)
-        source = chat_template(place)
-        self.tokenizer = tokenizer if source else with_chat_tokens(tokenizer)
+        self._beginning = beginning = Beginning(named, "tuned")
+        self.name, self.is_adapter = beginning.name, beginning.is_adapter
+        self.fingerprint = beginning.fingerprint
+        source = chat_template(beginning.place)
+        self.tokenizer = beginning.tokenizer if source else with_chat_tokens(beginning.tokenizer)
         self.template = Template(source or CHATML, self.tokenizer, now=DAY)
         self.new = [] if source else [self.tokenizer.specials[name] for name in CHAT_TOKENS]
-        self._opened: GPT | None = self._with_rows(model)
-        self.shape = self._opened.config
+        rows = max(beginning.shape.vocab_size, self.tokenizer.vocab_size)
+        self.shape = dataclasses.replace(beginning.shape, vocab_size=rows)
 
     def model(self) -> GPT:
         """Return the model as it is elsewhere, with rows for all ids; a new one each time."""
-        opened, self._opened = self._opened, None
-        return self._with_rows(load_both(self._place)[0]) if opened is None else opened
-
-    def _with_rows(self, model: GPT) -> GPT:
-        missing = self.tokenizer.vocab_size - model.config.vocab_size
-        if missing > 0:
+        model = self._beginning.model()
+        if missing := self.shape.vocab_size - model.config.vocab_size:
             add_rows(model, missing)
         return model
-
-
-def _fingerprint_of(model: GPT) -> str:
-    found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.contiguous().numpy())
-    return found.hexdigest()

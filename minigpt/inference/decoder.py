@@ -88,7 +88,7 @@ class DecoderBlock:
 
 
 class Decoder:
-    """Computes the next logits of many texts.
+    """Computes the next logits of many texts, each in a slot of its own.
 
     Attributes:
         config: the model's.

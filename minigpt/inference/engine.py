@@ -96,7 +96,7 @@ class Completion:
 
 
 class Engine:
-    """Writes texts with one model.
+    """Writes many texts with one model; each begins and ends between two steps.
 
     Attributes:
         live: the texts that are written on; each has the slot of its place here.

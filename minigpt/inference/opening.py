@@ -139,8 +139,9 @@ def precision_of(
         return "bf16"
     gain = bf16_gain(config)
     taken = "bf16" if gain >= WORTHWHILE else "fp32"
+    often, slower, faster = (gain, "fp32", "bf16") if gain >= 1 else (1 / gain, "bf16", "fp32")
     say(
-        f"decoding in {taken}: in a trial a product took {gain:.1f} times as long in fp32 as in bf16"
+        f"decoding in {taken}: in a trial a product took {often:.1f} times as long in {slower} as in {faster}"
     )
     return taken
 

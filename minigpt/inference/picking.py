@@ -123,9 +123,14 @@ class Picker:
         token = choose(left, self.temperature, self.top_k, self.top_p, draw)
         if not self.wants_probability:
             return Picked(token)
-        nats = log_probabilities(own)
-        top = tuple((i, float(nats[i])) for i in _likeliest(own, self.top))
-        return Picked(token, float(nats[token]), top)
+        return thought_of(own, token, self.top)
+
+
+def thought_of(logits: np.ndarray, token: int, top: int) -> Picked:
+    """Return a token with its log-probability by the logits, (V,), and so many of the likeliest with theirs."""
+    nats = log_probabilities(logits)
+    best = tuple((i, float(nats[i])) for i in _likeliest(logits, top))
+    return Picked(token, float(nats[token]), best)
 
 
 def _filters(

@@ -31,7 +31,17 @@ def stream(model: GPT, tokenizer: Tokenizer, prompt: str, **settings: Any) -> It
 
 
 def generate(model: GPT, tokenizer: Tokenizer, prompt: str, **settings: Any) -> str:
-    """Return the text that `stream`, with the same settings, yields piece by piece."""
+    """Return the text that `stream`, with the same settings, yields piece by piece.
+
+    Args:
+        model: with its tokenizer.
+        tokenizer: of the model.
+        prompt: text; it is not in what is returned.
+        settings: the fields of `SampleConfig`: max_tokens, temperature, top_k, seed …
+
+    Raises:
+        UserError: as `stream`.
+    """
     return "".join(stream(model, tokenizer, prompt, **settings))
 
 

@@ -128,6 +128,11 @@ def look(model: GPT, tokenizer: Tokenizer, text: str) -> Look:
     Of a text that is longer than the context, or than can be drawn (256 tokens; fewer for many heads), the model is
     given the end.
 
+    Args:
+        model: with its tokenizer.
+        tokenizer: of the model.
+        text: at least one token.
+
     Raises:
         UserError: there is no text, or it holds a character that the tokenizer does not know; the model is one that
             `transformers` computes, or is damaged.

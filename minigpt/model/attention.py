@@ -44,7 +44,7 @@ def attend_by_hand(query: Tensor, key: Tensor, value: Tensor, mask: Mask = None)
 class Cache:
     """Keys and values of the positions already seen: attention writes, `GPT` advances once for all layers.
 
-    Room for `block_size` positions is made at the first write, of the kind of what is written.
+    Room for `block_size` positions is made at the first write, of its kind. Used without gradients (`torch.no_grad`).
 
     Attributes:
         length: positions seen.

@@ -37,7 +37,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer.
+    """A decoder-only transformer: token ids (B, T) in, logits (B, T, V) out.
 
     Attributes:
         config: its shape, every derived field written out.

@@ -54,11 +54,20 @@ def ask_completion(request: CompletionRequest, served: Served, settings: ServeSe
     """
     if request.best_of not in (None, request.n):
         raise _refused("best_of", f"is {request.best_of}; wanted n, {request.n}")
-    if request.echo and request.logprobs is not None:
-        raise _refused("echo", "gives no log-probabilities of a prompt; leave echo or logprobs out")
+    scores_prompts = request.echo and request.logprobs is not None
+    if scores_prompts and request.stream:
+        raise _refused(
+            "echo", "with logprobs comes whole; leave one of echo, logprobs and stream out"
+        )
     whole = _prompts(request.prompt)
     _check_count(request.n * len(whole), settings)
     ids = [_ids(one, served) for one in whole]
+    if scores_prompts and (longest := max(map(len, ids))) > served.context:
+        raise _refused(
+            "echo",
+            f"with logprobs reads a prompt at once: {longest} tokens, where the context of {served.name} has "
+            f"{served.context}; take a shorter one",
+        )
     texts = [_text(one, served) if request.echo else "" for one in whole]
     top = request.logprobs
     asks = [

@@ -1,6 +1,7 @@
 """What the steps add to the texts of a request in, choices in OpenAI's shapes out: whole, or chunk by chunk."""
 
 import codecs
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class Choice:
         text: so far.
         tokens: that were drawn.
         finish: why it ended, in OpenAI's words; None while it goes on.
+        prompt: the tokens of the prompt, where they are given back with their log-probabilities.
     """
 
     def __init__(self, index: int, tokenizer: Tokenizer, ends: frozenset[int], before: str) -> None:
@@ -42,6 +44,7 @@ class Choice:
         """
         self.index, self.text, self.tokens = index, before, 0
         self.finish: str | None = None
+        self.prompt: list[Scored] = []
         self._tokenizer, self._ends = tokenizer, ends
         self._place = len(before)
         self._characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -102,18 +105,37 @@ def chat_logprobs(tokenizer: Tokenizer, scored: Sequence[Scored]) -> dict[str, A
     return {"content": found, "refusal": None}
 
 
+def echoed(tokenizer: Tokenizer, prompt: Sequence[Picked]) -> list[Scored]:
+    """Return the tokens of a prompt with their places in its text."""
+    characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    found, place = [], 0
+    for picked in prompt:
+        found.append(Scored(picked, place))
+        place += len(characters.decode(tokenizer.pieces[picked.token]))
+    return found
+
+
 def completion_logprobs(tokenizer: Tokenizer, scored: Sequence[Scored]) -> dict[str, Any]:
-    """Return log-probabilities as a completion has them; the drawn token is always among the alternatives."""
+    """Return log-probabilities as a completion has them; the drawn token is always among the alternatives.
+
+    What begins a text has none: null.
+    """
     drawn = [at.picked for at in scored]
     return {
         "tokens": [named(tokenizer, one.token) for one in drawn],
-        "token_logprobs": [one.log_probability for one in drawn],
+        "token_logprobs": [_number(one.log_probability) for one in drawn],
         "top_logprobs": [
             {
                 named(tokenizer, token): nats
                 for token, nats in (*one.top, (one.token, one.log_probability))
             }
+            if _number(one.log_probability) is not None
+            else None
             for one in drawn
         ],
         "text_offset": [at.begin for at in scored],
     }
+
+
+def _number(nats: float) -> float | None:
+    return None if math.isnan(nats) else nats

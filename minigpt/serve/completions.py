@@ -13,11 +13,13 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from minigpt import __version__
+from minigpt.inference.picking import Picked
 from minigpt.serve.asking import Asked, ask_chat, ask_completion
-from minigpt.serve.choices import Choice, Scored, chat_logprobs, completion_logprobs
+from minigpt.serve.choices import Choice, Scored, chat_logprobs, completion_logprobs, echoed
 from minigpt.serve.logs import GONE, facts_of
 from minigpt.serve.models import Models
 from minigpt.serve.schema import ChatRequest, CompletionRequest
+from minigpt.serve.scoring import score
 from minigpt.serve.streaming import Streamed
 from minigpt.serve.worker import Reply, Update
 
@@ -123,6 +125,7 @@ class _Answer:
         async for updates in self.reply.updates():
             for choice, of_it in self._by_choice(updates):
                 scored[choice.index] += choice.take(of_it)[1]
+        await self.score_prompts()
         found = [
             self.choice(choice, scored) | self.prompt_ids(choice) | {"finish_reason": choice.finish}
             for choice, scored in zip(self.choices, scored, strict=True)
@@ -181,6 +184,9 @@ class _Answer:
         wanted = self.request.return_token_ids
         return {"token_ids": [one.picked.token for one in scored]} if wanted else {}
 
+    async def score_prompts(self) -> None:
+        """Work out the log-probabilities of the prompts, where they are asked for."""
+
     def begin(self, choice: Choice) -> dict[str, Any] | None:
         """Return what stands before a text in a stream, if anything does."""
         raise NotImplementedError
@@ -197,6 +203,18 @@ class _Answer:
 class _Completions(_Answer):
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
+    async def score_prompts(self) -> None:
+        top, each = self.request.logprobs, self.request.n
+        if not self.request.echo or top is None:
+            return
+        model, known = self.asked.served.model, self.tokenizer.vocab_size
+        # One at a time: where the client goes away, the next is not begun.
+        for number, ask in enumerate(self.asked.asks[::each]):
+            thought = await asyncio.to_thread(score, model, ask.ids, known, top)
+            prompt = echoed(self.tokenizer, [Picked(ask.ids[0]), *thought])
+            for choice in self.choices[number * each : (number + 1) * each]:
+                choice.prompt = prompt
+
     def begin(self, choice: Choice) -> dict[str, Any] | None:
         prompt = self.prompt_ids(choice)
         if not choice.text and not prompt:
@@ -205,7 +223,7 @@ class _Completions(_Answer):
 
     def choice(self, choice: Choice, scored: list[Scored]) -> dict[str, Any]:
         wanted = self.request.logprobs is not None
-        found = completion_logprobs(self.tokenizer, scored) if wanted else None
+        found = completion_logprobs(self.tokenizer, choice.prompt + scored) if wanted else None
         named = {"index": choice.index, "text": choice.text, "logprobs": found}
         return named | self.token_ids(scored)
 

@@ -2,12 +2,19 @@
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from minigpt.errors import UserError
+from minigpt.errors import UserError, plain
 
 Log = Literal["text", "json", "none"]
 SHORTEST_KEY = 8  # characters
+# By option: the field, and what it may be.
+LIMITS = {
+    "slots": ("slots", 1, 1024),
+    "queue": ("queue", 0, 10**6),
+    "max-tokens": ("most_tokens", 1, 10**9),
+    "grace": ("grace_seconds", 0, 3600),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +89,20 @@ def keys_in(text: str, where: object) -> tuple[str, ...]:
                 "without a space, one key a line: openssl rand -hex 32"
             )
     return keys
+
+
+def check_limits(settings: ServeSettings) -> None:
+    """Refuse limits that no server could keep.
+
+    Raises:
+        UserError: it names the option, what it is, and what it may be.
+    """
+    if settings.log not in get_args(Log):
+        raise UserError(f"--log is {plain(settings.log)}; wanted text, json or none")
+    for option, (name, least, most) in LIMITS.items():
+        value = getattr(settings, name)
+        if not least <= value <= most:
+            raise UserError(f"--{option} is {value}; wanted at least {least} and at most {most}")
 
 
 def check_open(settings: ServeSettings, insecure: bool) -> None:

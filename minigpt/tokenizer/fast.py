@@ -269,6 +269,7 @@ def bpe_tokenizer(merges: Sequence[Pair], pattern: str = "gpt2") -> Tokenizer:
 
 def char_tokenizer(characters: Sequence[str], *, ends: bool = True) -> Tokenizer:
     """Return the tokenizer in which each of these characters is a token; end-of-text comes last where a text `ends`."""
+    assert len(set(characters)) == len(characters), "a character would have several ids"
     backend = tokenizers.Tokenizer(models.WordLevel({c: i for i, c in enumerate(characters)}))
     backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
