@@ -32,11 +32,11 @@ text.small { font-size: 10px; }
 text.title { font-weight: 600; }
 text.code { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 .grid { stroke: var(--hair); } .axis { stroke: var(--axis); }
-.level { stroke: var(--axis); stroke-dasharray: 2 4; }
+line.level { stroke: var(--axis); stroke-dasharray: 2 4; } text.level { fill: var(--soft); }
 polyline { fill: none; stroke-width: 1.6; stroke-linejoin: round; stroke-linecap: round; stroke: var(--part-0); }
 .arrow { fill: none; stroke: var(--soft); stroke-width: 1.3; } .tip { fill: var(--soft); }
 .box { fill: var(--paint); fill-opacity: 0.12; stroke: var(--paint); stroke-width: 1.2; }
-.cell { fill: var(--paint); } .frame { fill: none; stroke: var(--hair); }
+.cell, .bar rect { fill: var(--paint); } .frame { fill: none; stroke: var(--hair); }
 circle { fill: var(--paint); }
 polyline[class*="part-"] { stroke: var(--paint); } .name[class*="part-"] { fill: var(--paint); font-weight: 600; }
 .plain { --paint: var(--axis); } .part-0 { --paint: var(--part-0); } .part-1 { --paint: var(--part-1); }

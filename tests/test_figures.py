@@ -2,7 +2,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from minigpt.drawing import Line, chart
+from minigpt.drawing import Line, bar, chart
 from minigpt.figures import Box, Sketch
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -84,6 +84,17 @@ def test_a_chart_keeps_its_size_where_it_is_put(sketch, tmp_path):
     assert tree.get("aria-label") == "a & b"
     assert numbers(tree.find(f"{SVG}svg"), "x", "y", "width", "height") == [20, 40, 200, 90]
     assert tree.find(f"{SVG}svg/{SVG}polyline").get("class") == "part-0"
+
+
+def test_a_bar_cut_into_parts_is_painted_and_levels_are_dashed_but_not_their_names(sketch):
+    assert sketch.put(5, 5, bar([("a", 1.0), ("b", 3.0)], name="n", width=200)).width == 200
+    (placed,) = drawn(sketch).findall(f"{SVG}svg")
+    assert placed.get("class") == "bar"
+    assert [rect.get("class") for rect in placed] == ["part-0", "part-1"]
+    style = sketch.svg().partition("</style>")[0]
+    assert ".bar rect { fill: var(--paint); }" in style
+    assert "line.level { stroke: var(--axis);" in style
+    assert " .level {" not in style
 
 
 def test_a_file_needs_nothing_else_and_has_colours_for_light_and_dark(sketch):
