@@ -80,8 +80,13 @@ def _curve(rows: list[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
 
 
 def _has_fallen_since(trained: list[tuple[int, float]], step: int) -> bool:
-    """Return whether the loss in training is lower in the last half since `step` than in the first half."""
+    """Return whether the loss in training is lower in the last half since `step` than in the first half.
+
+    Where there is one since then, it is held against the last one up to there.
+    """
     since = [loss for at, loss in trained if at > step]
+    if len(since) == 1:
+        since = [loss for at, loss in trained if at <= step][-1:] + since
     half = len(since) // 2
     return half > 0 and sum(since[-half:]) < sum(since[:half])
 

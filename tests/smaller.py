@@ -34,8 +34,11 @@ def smaller(words: list[str]) -> list[str]:
     if verb in ("train", "finetune"):
         options = STEPS | (SHAPE if verb == "train" and "--from" not in words else {})
         words = without(words, TOO_LONG) + [word for pair in options.items() for word in pair]
-        if verb == "train" and "--data" not in words:  # a text of the preset, over the network
-            words += ["--data", "my-text.txt"]
+    # A text of a preset comes over the network.
+    if "--data" not in words and (
+        verb == "train" or any(w.startswith("shakespeare") for w in words)
+    ):
+        words += ["--data", "my-text.txt"]
     if verb == "sample":
         words = [*without(words, ("--max-tokens",)), "--max-tokens", "5"]
     return words

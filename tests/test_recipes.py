@@ -28,7 +28,7 @@ def materials(tmp_path_factory, trained, small_text):
     """What recipes take for given: texts, conversations, questions, models, and `minigpt` for a shell."""
     folder = tmp_path_factory.mktemp("materials")
     for name in ("my-text.txt", "shakespeare.txt"):
-        shutil.copy(small_text, folder / name)
+        (folder / name).write_text("ROMEO:\n" + small_text.read_text())
     (folder / "stories.txt").write_text(
         "<|endoftext|>\n".join(nonsense(40, seed) for seed in range(30))
     )
@@ -104,8 +104,9 @@ def made_by(page: Page) -> set[str]:
             continue
         for line in block.text.splitlines():
             words = line.split()
-            if words[:1] == ["minigpt"] and "--out" in words:
-                found.add(words[words.index("--out") + 1])
+            out = words[words.index("--out") + 1] if "--out" in words else "$"
+            if words[:1] == ["minigpt"] and "$" not in out:
+                found.add(out)
     return found
 
 

@@ -32,6 +32,13 @@ def test_a_curve_is_told_by_its_end(held_out, kind, step, words):
     assert words in found.sentence
 
 
+@pytest.mark.parametrize(("last", "kind"), [(1.9, "overfitting"), (2.6, "worse")])
+def test_one_loss_in_training_since_the_best_is_held_against_the_one_before(last, kind):
+    trained = [{"step": 300, "train_loss": 2.0}, {"step": 400, "train_loss": last}]
+    found = [*rows([4.0, 3.0, 2.5, 2.1, 2.8], []), *trained]
+    assert verdict(sorted(found, key=lambda row: row["step"])).kind == kind
+
+
 def test_a_rise_on_both_parts_is_no_overfitting():
     held_out = [4, 3, 2.5, 2.2, 2.1, 2.5, 3.0, 3.5]
     trained = [4, 3.5, 3, 2.8, 2.5, 2.3, 2.2, 2.1, 2.2, 2.5, 2.8, 3.0, 3.3, 3.5]
