@@ -32,9 +32,7 @@ TRAINS = re.compile(r"\.backward\(|\bfit\(|\bupdate\(|\.train\(|optimizer\.step\
 # What is said in another way where a page is tried, so that it takes less time or finds what is there.
 INSTEAD = {
     "README.md": {
-        "minigpt.RunConfig(train=minigpt.TrainConfig(minutes=5))": "minigpt.RunConfig(**small)",
-        # The block above it has loaded the model by transformers.
-        "engine = minigpt.Engine": "model, tokenizer = minigpt.load('runs/demo')\nengine = minigpt.Engine",
+        "minigpt.RunConfig(train=minigpt.TrainConfig(minutes=5))": "minigpt.RunConfig(**small)"
     },
     "docs/serving.md": {'"poet"': '"chat"'},
 }
