@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -6,12 +7,16 @@ import json
 import os
 import sys
 from itertools import islice
+from pathlib import Path
 
 import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from minigpt.cli.data import prepare
+from minigpt.cli.settings import DATA
+from minigpt.config import DataConfig
 from minigpt.data import corpora, sources
 from minigpt.data.corpora import Download, open_source, read_pieces, reopen
 from minigpt.data.decoding import Reading
@@ -305,3 +310,12 @@ def test_the_library_that_streams_is_named_by_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'minigpt\[data\]'"):
         open_source("hf:nobody/nothing")
+
+
+def test_every_corpus_is_named_where_a_source_is_asked_for():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    source = next(item for item in dataclasses.fields(DataConfig) if item.name == "source")
+    for name in corpora.NAMED:
+        for said in (DATA.__metadata__[0].help, prepare.__doc__, source.metadata["doc"]):
+            assert name in said
+        assert f"`{name}`" in readme

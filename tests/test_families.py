@@ -6,7 +6,7 @@ import safetensors.torch
 import torch
 import transformers
 
-from minigpt.config import ModelConfig
+from minigpt.config import ModelConfig, setting
 from minigpt.errors import UserError
 from minigpt.model import families
 from minigpt.model.transformer import GPT
@@ -240,3 +240,15 @@ def test_a_tensor_of_another_kind_is_refused_by_name(name, tensor, sentence, tmp
     safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(UserError, match=sentence):
         GPT.from_pretrained(tmp_path)
+
+
+def test_a_setting_that_no_architecture_of_others_knows_makes_it_our_own():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Capped(ModelConfig):
+        cap: float = setting(0.0, "bounds the logits")
+
+    assert {item.name for item in dataclasses.fields(ModelConfig)} >= families.SAID
+    for name in ("gpt2", "llama"):
+        shape = dataclasses.asdict(tiny(**SWITCHES[name]))
+        assert families.family_of(Capped(**shape)) == name
+        assert families.family_of(Capped(**shape, cap=30.0)) == "minigpt"

@@ -1,6 +1,7 @@
 import pytest
 
 from minigpt.errors import UserError
+from minigpt.interop import gguf_shape
 from minigpt.interop.gguf import read_gguf
 from minigpt.model.families import family_of
 
@@ -64,3 +65,9 @@ def test_what_this_model_lacks_is_refused_by_name(sentence, settings, tmp_path):
     path = rewritten(written(tmp_path, made()), **settings)
     with pytest.raises(UserError, match=sentence):
         read_gguf(path)
+
+
+def test_a_shape_of_our_own_for_a_reason_not_listed_is_refused_as_well(monkeypatch):
+    monkeypatch.setattr(gguf_shape, "family_of", lambda config: "minigpt")
+    with pytest.raises(UserError, match="no architecture with these settings"):
+        gguf_shape.family_for_llama_cpp(made().config)

@@ -23,7 +23,9 @@ def family_for_llama_cpp(config: ModelConfig) -> str:
         UserError: there is none, because of which setting.
     """
     family = family_of(config)
-    if lacking := _lacking(config, family):
+    lacking = _lacking(config, family)
+    if lacking or family not in ARCHITECTURES:
+        lacking = lacking or "these settings of the model"
         raise UserError(
             f"llama.cpp has no architecture with {lacking}; export the model with --to hf instead"
         )

@@ -179,8 +179,22 @@ FAMILIES = {
 }
 
 
+# The settings that the families of others can say, or are asked about in `fits`.
+SAID = {
+    "vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "mlp_hidden", "position",
+    "rope_theta", "rope_scaling", "rope_factor", "rope_low_freq", "rope_high_freq", "rope_old_context", "norm", "norm_eps",
+    "mlp", "qk_norm", "attention_gate", "bias", "tie_embeddings", "dropout",
+}  # fmt: skip
+
+
 def family_of(config: ModelConfig) -> str:
-    """Return the first family in which this shape can be written exactly."""
+    """Return the first family in which this shape can be written exactly.
+
+    With a setting that is on and none of the others knows, it is our own.
+    """
+    for item in dataclasses.fields(config):
+        if item.name not in SAID and getattr(config, item.name) != item.default:
+            return "minigpt"
     return next(name for name, family in FAMILIES.items() if family.fits(config.resolve()))
 
 
