@@ -182,8 +182,8 @@ FAMILIES = {
 # The settings that the families of others can say, or are asked about in `fits`.
 SAID = {
     "vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "mlp_hidden", "position",
-    "rope_theta", "rope_scaling", "rope_factor", "rope_low_freq", "rope_high_freq", "rope_old_context", "norm", "norm_eps",
-    "mlp", "qk_norm", "attention_gate", "bias", "tie_embeddings", "dropout",
+    "rope_theta", "rope_scaling", "rope_factor", "rope_low_freq", "rope_high_freq", "rope_old_context", "norm",
+    "norm_eps", "mlp", "qk_norm", "attention_gate", "bias", "tie_embeddings", "dropout",
 }  # fmt: skip
 
 
