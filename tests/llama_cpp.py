@@ -1,12 +1,15 @@
-"""llama.cpp in this process, and models small enough to be run by it at once."""
+"""llama.cpp in a process of its own, and models small enough to be run by it at once."""
 
 import json
+import subprocess
+import sys
 import urllib.request
+import weakref
+from pathlib import Path
 
 import gguf
 import numpy as np
 import torch
-import xllamacpp
 
 from minigpt.config import ModelConfig
 from minigpt.interop.gguf import write_gguf
@@ -64,25 +67,30 @@ class Llama:
     """llama.cpp with one model: fp32 cache, no flash attention, one thread, nothing printed."""
 
     def __init__(self, path, context=128):
-        options = xllamacpp.CommonParams()
-        options.model.path = str(path)
-        options.cache_type_k = options.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        options.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        options.n_ctx, options.n_parallel, options.n_gpu_layers = context, 1, 0
-        options.warmup, options.fit_params, options.verbosity = False, False, -1
-        options.cpuparams.n_threads = options.cpuparams_batch.n_threads = 1
-        self.server = xllamacpp.Server(options)
+        command = [sys.executable, str(Path(__file__).with_name("llama_server.py")), str(path)]
+        self._process = subprocess.Popen(
+            [*command, str(context)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        weakref.finalize(self, ended, self._process)
+        self._address = self._process.stdout.readline().strip()
+        assert self._address, self._process.stderr.read()
 
     def goes_on(
         self, prompt: list[int] | str, count: int, rows: int
     ) -> tuple[list[int], torch.Tensor]:
         """Return the greedy tokens after a prompt, and the log-probabilities of all tokens at each, (count, rows)."""
-        answer = self.server.handle_completions(
-            {
-                "prompt": prompt, "n_predict": count, "temperature": 0, "top_k": 1, "n_probs": rows,
-                "ignore_eos": True, "cache_prompt": False,
-            }
-        )  # fmt: skip
+        answer = self.complete(
+            prompt=prompt,
+            n_predict=count,
+            top_k=1,
+            n_probs=rows,
+            ignore_eos=True,
+            cache_prompt=False,
+        )
         places = answer["choices"][0]["logprobs"]["content"]
         found = torch.full((count, rows), torch.nan)
         for place, at in zip(places, found, strict=True):
@@ -90,9 +98,13 @@ class Llama:
                 at[token["id"]] = token["logprob"]
         return [place["id"] for place in places], found
 
+    def complete(self, **wanted) -> dict:
+        """Return what it answers to a completion, greedily."""
+        return self.post("v1/completions", {"temperature": 0} | wanted)
+
     def post(self, name: str, content: dict) -> dict:
         request = urllib.request.Request(
-            f"{self.server.listening_address}/{name}",
+            f"{self._address}/{name}",
             json.dumps(content).encode(),
             {"Content-Type": "application/json"},
         )
@@ -105,3 +117,9 @@ class Llama:
 
     def decode(self, ids: list[int]) -> str:
         return self.post("detokenize", {"tokens": ids})["content"]
+
+
+def ended(process: subprocess.Popen) -> None:
+    """End llama.cpp, whatever it does."""
+    process.kill()
+    process.communicate()

@@ -115,9 +115,8 @@ def test_llama_cpp_has_the_same_ids_for_random_text(pattern, tmp_path):
 
 
 def test_llama_cpp_stops_at_our_end_of_text(tmp_path):
-    server = Llama(written(tmp_path, made())).server
-    wanted = {"prompt": [3, 4], "n_predict": 5, "temperature": 0, "logit_bias": [[28, 100]]}
-    answer = server.handle_completions(wanted)
+    llama = Llama(written(tmp_path, made()))
+    answer = llama.complete(prompt=[3, 4], n_predict=5, logit_bias=[[28, 100]])
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert answer["usage"]["completion_tokens"] == 1
 
