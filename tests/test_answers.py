@@ -76,7 +76,11 @@ def test_of_large_tensors_the_place_of_the_first_difference_is_shown():
     ("expected", "received", "words"),
     [
         ([1, 2, 3], [1, 2], "3 were wanted, 2 came"),
-        ([[1, 2], [RIGHT]], [[1, 2], [RIGHT * 2], []], "2 were wanted, 3 came; of 6 numbers 6 differ"),
+        (
+            [[1, 2], [RIGHT]],
+            [[1, 2], [RIGHT * 2], []],
+            "2 were wanted, 3 came; of 6 numbers 6 differ",
+        ),
         ([1, 2], 3, "3"),
         ([1, 2], torch.tensor([1, 2]), "make a list of them"),
         ([1, 2], torch.tensor([1, 3]), "a tensor of shape (2,), [1, 3]"),

@@ -28,7 +28,8 @@ def test_values_are_shown_in_a_line():
         ([], "a list of 0"),
         ([torch.zeros(2)], "a list of a tensor (2,)"),
         ((1.0, torch.nn.Linear(1, 1)), "a tuple of a number and a Linear"),
-        ([([1], [2]), ([3], [4])], "a list of 2 tuples of 2 lists of a number"),
+        ([([1], [2]), ([3, 4], [5])], "a list of 2 tuples of 2 lists"),
+        ([[1, "a"], [2, "b"]], "a list of 2 lists of 2"),
         ([1, "a", None, torch.ones(1), 2], "a list of 5"),
     ],
 )

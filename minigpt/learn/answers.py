@@ -26,12 +26,14 @@ class Difference:
         expected, received: the part that differs, in short.
         remark: what can be said of the answer as a whole.
         place: of a list or a dictionary, which of its parts differs first.
+        is_of_form: it is another sort of thing, or a tensor of another shape or type.
     """
 
     expected: str
     received: str
     remark: str = ""
     place: int | None = None
+    is_of_form: bool = False
 
 
 def difference(expected: Any, received: Any, within: float) -> Difference | None:
@@ -43,7 +45,8 @@ def difference(expected: Any, received: Any, within: float) -> Difference | None
         expected, received = expected.as_what, received.as_what
     expected, received = _number(expected), _number(received)
     if _sort(expected) is not _sort(received):
-        return Difference(_named(expected), _named(received), _way_out(expected, received, within))
+        remark = _way_out(expected, received, within)
+        return Difference(_named(expected), _named(received), remark, is_of_form=True)
     if isinstance(expected, Tensor):
         return _of_tensors(expected, received, within)
     if isinstance(expected, dict):
@@ -110,12 +113,11 @@ def _of_tensors(expected: Tensor, received: Tensor, within: float) -> Difference
         same = expected.numel() == received.numel()
         same = same and not difference(expected.flatten(), received.flatten(), within)
         remark = "the numbers are right, in another shape" if same else ""
-        return Difference(*(f"shape {tuple(x.shape)}" for x in (expected, received)), remark)
-    kinds = [_kind(expected), _kind(received)]
-    if kinds[0] != kinds[1]:
-        return Difference(
-            f"a tensor of {kinds[0]}, {expected.dtype}", f"a tensor of {kinds[1]}, {received.dtype}"
-        )
+        shapes = [f"shape {tuple(x.shape)}" for x in (expected, received)]
+        return Difference(shapes[0], shapes[1], remark, is_of_form=True)
+    if _kind(expected) != _kind(received):
+        words = [f"a tensor of {_kind(x)}, {x.dtype}" for x in (expected, received)]
+        return Difference(words[0], words[1], is_of_form=True)
     expected, received = expected.double(), received.double()
     close = _close(expected, received, within)
     if close.all():
@@ -131,7 +133,7 @@ def _of_tensors(expected: Tensor, received: Tensor, within: float) -> Difference
         ]
         remark += f", the first at {place}"
     relation = _relation(expected, received)
-    return Difference(*parts, f"{remark}; {relation}" if relation else remark)
+    return Difference(parts[0], parts[1], f"{remark}; {relation}" if relation else remark)
 
 
 def _of_dicts(expected: dict, received: dict, within: float) -> Difference | None:
@@ -150,7 +152,9 @@ def _of_dicts(expected: dict, received: dict, within: float) -> Difference | Non
         return None
     right = ", ".join(f"{key}: {one.expected}" for key, one in differ)
     wrong = ", ".join(f"{key}: {one.received}" for key, one in differ)
-    return Difference(right, wrong, differ[0][1].remark, list(expected).index(differ[0][0]))
+    key, first = differ[0]
+    place = list(expected).index(key)
+    return Difference(right, wrong, first.remark, place, first.is_of_form)
 
 
 def _of_lists(expected: list | tuple, received: list | tuple, within: float) -> Difference | None:
@@ -159,14 +163,16 @@ def _of_lists(expected: list | tuple, received: list | tuple, within: float) -> 
     place, found = next(((i, d) for i, d in enumerate(each) if d), (None, None))
     if found is None and len(expected) == len(received):
         return None
-    count = f"{len(expected)} were wanted, {len(received)} came"
+    count = (
+        f"{len(expected)} {'was' if len(expected) == 1 else 'were'} wanted, {len(received)} came"
+    )
     counted = count if len(expected) != len(received) else ""
     if simple or found is None or place is None:
         return Difference(in_short(expected), in_short(received), counted, place)
     remark = "; ".join(filter(None, (counted, found.remark)))
     parts = [in_short(value[place]) for value in (expected, received)]
     if isinstance(expected[place], list | tuple) and max(map(len, parts)) <= SHORT:
-        return Difference(*parts, remark, place)
+        return replace(found, expected=parts[0], received=parts[1], remark=remark, place=place)
     return replace(found, remark=remark, place=place)
 
 

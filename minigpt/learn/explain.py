@@ -26,6 +26,7 @@ CLEAR = (
     "missing",
     "unwritten",
     "signature",
+    "changed",
     "endless",
     "waiting",
 )  # they say all there is to say

@@ -1,6 +1,7 @@
 """A value in, what it is in words out: the value itself in a line, or what kind of thing it is."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from minigpt.errors import plain
 LONGEST = 300  # characters of anything that is shown
 SMALL = 12  # numbers of a tensor that is shown with them
 # What in a line stands for more than can be read there: large tensors, objects, and what was given to a module.
-HIDDEN = re.compile(r"…|\ban? (tensor \(|generator|function|[A-Z])|\)\(")
+HIDDEN = re.compile(r"…|\ban? (tensor \(|generator|function|[A-Z])|\)\(|Sequential\(")
 
 
 def in_short(value: Any) -> str:
@@ -55,32 +56,40 @@ def form_of(value: Any) -> str:
     """Return what kind of thing a value is, and of what it is made.
 
     >>> form_of([([1, 2], torch.zeros(3)), ([3], torch.zeros(1))])
-    'a list of 2 tuples of a list of 2 numbers and a tensor (3,)'
+    'a list of 2 tuples'
+    >>> form_of(([1, 2], torch.zeros(3)))
+    'a tuple of a list of 2 numbers and a tensor (3,)'
     """
-    return _forms(value)[0]
-
-
-def _forms(value: Any) -> tuple[str, str]:
-    """Return what kind of thing a value is, where there is one of it and where there are several."""
-    if value is None:
-        return "None", "None"
     if isinstance(value, Tensor):
-        return f"a tensor {tuple(value.shape)}", "tensors"
-    if isinstance(value, int | float | np.number):
-        return "a number", "numbers"
-    if isinstance(value, str):
-        return "text", "texts"
-    name = type(value).__name__
+        return f"a tensor {tuple(value.shape)}"
+    if isinstance(value, str) or value is None:
+        return _kind(value)
     if not isinstance(value, list | tuple):
-        return with_article(name), f"{name}s"
-    parts = [_forms(part) for part in value[:40]]
-    several = {many for _, many in parts}
-    if len(parts) == 1 or 1 < len(several) < 4 >= len(parts):
-        inside = " of " + " and ".join(one for one, _ in parts)
-        return f"a {name}{inside}", f"{name}s{inside}"
-    inside = f" of {several.pop()}" if len(several) == 1 else ""
-    counted = inside.replace(" of ", f" of {len(value)} ", 1)
-    return f"a {name}{counted or f' of {len(value)}'}", f"{name}s{counted}"
+        return with_article(_kind(value))
+    parts = value[:40]
+    if len(parts) == 1 or 1 < len(set(map(_kind, parts))) <= len(parts) <= 3:
+        return f"a {_kind(value)} of {' and '.join(map(form_of, parts))}"
+    return f"a {_kind(value)} of {len(value)}{_inside(parts)}"
+
+
+def _inside(parts: Sequence[Any]) -> str:
+    """Return what some parts are, with what is in them in turn, as far as they are alike."""
+    kinds = set(map(_kind, parts))
+    if len(kinds) != 1:
+        return ""
+    said = f" {kinds.pop()}s"
+    if isinstance(parts[0], list | tuple) and len(set(map(len, parts))) == 1 and parts[0]:
+        inner = {_kind(part) for some in parts for part in some[:40]}
+        said += f" of {len(parts[0])}" + (f" {inner.pop()}s" if len(inner) == 1 else "")
+    return said
+
+
+def _kind(value: Any) -> str:
+    """Return the word for what a value is."""
+    if value is None:
+        return "None"
+    names = ((Tensor, "tensor"), (int | float | np.number, "number"), (str, "text"))
+    return next((name for kind, name in names if isinstance(value, kind)), type(value).__name__)
 
 
 def figure(number: float) -> str:

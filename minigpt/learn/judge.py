@@ -77,8 +77,10 @@ def _told(
         if differs.place is not None and len(calls) == len(found.value):  # a call for each part
             verdict = replace(verdict, call=calls[differs.place])
         verdict = replace(
-            verdict, expected=differs.expected, received=differs.received, remark=differs.remark
-        )
+            verdict,
+            expected=differs.expected, received=differs.received, remark=differs.remark,
+            hints=("form",) if differs.is_of_form else (),
+        )  # fmt: skip
     if not made:
         return verdict
     advice = tuple(" ".join(mistake.hint.split()) for mistake in made)

@@ -188,11 +188,15 @@ class Glass:
 
     def _see_methods(self, made: Any, name: str, call: str) -> None:
         """Look at the methods of an object, too; torch finds its `forward` in the object first."""
+        found = set()
         for kind in type(made).__mro__:
             if kind.__module__ != self._module.__name__:
                 continue
             for attribute, method in vars(kind).items():
-                if inspect.isfunction(method) and not attribute.startswith("_"):
+                if attribute in found or attribute.startswith("_"):
+                    continue
+                found.add(attribute)
+                if inspect.isfunction(method):
                     end = "" if attribute == "forward" else f".{attribute}"
                     seen = self._seen(getattr(made, attribute), f"{name}{end}", f"{call}{end}")
                     with contextlib.suppress(AttributeError):  # an object that takes no attributes
@@ -296,7 +300,7 @@ def kept(value: Any) -> Any:
         return {key: kept(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return (tuple if isinstance(value, tuple) else list)(map(kept, value))
-    return value
+    return "a function, not what it returns" if inspect.isroutine(value) else value
 
 
 def _copied(value: Any) -> Any:

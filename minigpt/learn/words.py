@@ -20,6 +20,7 @@ GENERAL = {
     "signature": "Take the arguments as they stand in the file to fill; learn start --out OTHER writes it anew.",
     "changed": "Whoever calls it still needs that as it was. Work on a copy, or make something new.",
     "unusable": "Something else comes back than the docstring says. Print it, and compare.",
+    "form": "Return just what the docstring says: of that shape and type, and nothing beside it.",
     "endless": "A loop does not end, or the code is very slow. Print what changes in the loop, and look at when it "
     "should stop; loops over positions and channels become products of matrices.",
     "waiting": "Look for a call of torch.distributed inside of an if that depends on the rank.",
