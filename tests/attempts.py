@@ -1,7 +1,7 @@
 """What learners hand in: right in other ways, wrong in known ways written otherwise, and wrong in ways nobody foresaw.
 
 Each is put behind the solution, whose names it takes over. RIGHT: source. KNOWN: (hint, source). OTHER: (a part of what
-is said, source); no known mistake explains it.
+is said, source); no known mistake explains it. The quick test run has the first two KNOWN of each exercise.
 """
 
 RIGHT = {
@@ -586,7 +586,7 @@ def causal_weights(scores):
             """
 def causal_weights(scores):
     T, S = scores.shape[-2:]
-    return (scores + (1 - causal_mask(T, S - T).float()) * -1e4).softmax(-1)
+    return scores.where(causal_mask(T, S - T), -1e4).softmax(-1)
 """,
         ),
     ],
@@ -1212,7 +1212,7 @@ OTHER = {
         ("['e', 'h', 'l', 'l', 'o']", 'class Characters(Characters):\n    def decode(self, ids):\n        return [self.alphabet[i] for i in ids]\n'),
     ],
     "bpe": [
-        ("[", "def train_merges(words, count):\n    return [(1, 2)] * count\n"),
+        ("(1, 2)", "def train_merges(words, count):\n    return [(1, 2)] * count\n"),
         ('words: work on a copy of the dict', '_t = train_merges\ndef train_merges(words, count):\n    merges = _t(words, count)\n    words.clear()\n    return merges\n'),
     ],
     "batches": [("IndexError", "def window(ids, start, block_size):\n    return ids[0, 1], ids\n")],

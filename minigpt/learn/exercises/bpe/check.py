@@ -117,7 +117,10 @@ MISTAKES = [
     Mistake(
         "a list",
         """What join returns is a list, which cannot be the key of a dictionary. Return tuple(…).""",
-        {"return tuple(joined)": "return joined"},
+        {
+            "return tuple(joined)": "return joined",
+            "ids[i : i + 2] == pair": "tuple(ids[i : i + 2]) == pair",
+        },
     ),
     Mistake(
         "only the first",
