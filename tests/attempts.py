@@ -1,7 +1,7 @@
 """What learners hand in: right in other ways, wrong in known ways written otherwise, and wrong in ways nobody foresaw.
 
 Each is put behind the solution, whose names it takes over. RIGHT: source. KNOWN: (hint, source). OTHER: (a part of what
-is said, source); no known mistake explains it.
+is said, source); no known mistake explains it. The quick test run has the first two KNOWN of each exercise.
 """
 
 RIGHT = {
@@ -34,6 +34,10 @@ def attend(query, key, value, mask=None):
 import torch.nn.functional as F
 def attend(query, key, value, mask=None):
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+""",
+        """
+import torch.nn.functional as F
+attend = F.scaled_dot_product_attention
 """,
     ],
     "mask": [
@@ -174,7 +178,12 @@ def batch_at(ids, step, *, block_size, batch_size, seed):
         rows.append(epoch_order(n, seed, place // n)[place % n] * block_size)
     index = torch.tensor(rows)[:, None] + torch.arange(block_size)
     return ids[index], ids[index + 1]
-"""
+""",
+        """
+import torch
+def epoch_order(windows, seed, epoch):
+    return torch.randperm(windows, generator=torch.Generator().manual_seed(seed * 1000003 + epoch))
+""",
     ],
     "heads": [
         """
@@ -217,7 +226,16 @@ class GPT(nn.Module):
         x = self.embedding(ids)
         x = x + self.position_embedding.weight[:T]
         return self.norm(self.blocks(x)) @ self.embedding.weight.T
-"""
+""",
+        """
+class GPT(GPT):
+    def __init__(self, vocab_size, block_size, n_layer, n_head, n_embd):
+        super().__init__(vocab_size, block_size, n_layer, n_head, n_embd)
+        for name, p in self.named_parameters():
+            if name.endswith(("output.weight", "down.weight")):
+                nn.init.normal_(p, 0.0, 0.02 / math.sqrt(2 * n_layer))
+import math
+""",
     ],
     "training": [
         """
@@ -265,7 +283,27 @@ def generate(model, ids, count, *, block_size, temperature=1.0, stop=None, gener
     if was:
         model.train()
     return new
-"""
+""",
+        """
+def stream(model, ids, block_size, temperature, generator):
+    seen = list(ids)
+    while True:
+        row = model(torch.tensor(seen[-block_size:])[None])[0, -1]
+        if temperature > 0:
+            row = row / temperature - (-torch.rand(row.shape, generator=generator).log()).log()
+        seen.append(row.argmax().item())
+        yield seen[-1]
+@torch.inference_mode()
+def generate(model, ids, count, *, block_size, temperature=1.0, stop=None, generator=None):
+    was, out = model.training, []
+    model.eval()
+    for new in stream(model, ids, block_size, temperature, generator):
+        if new == stop or len(out) == count:
+            break
+        out.append(new)
+    model.train(was)
+    return tuple(out)
+""",
     ],
     "evaluation": [
         """
@@ -502,6 +540,24 @@ def attend(query, key, value, mask=None):
     return (query @ key.mT).softmax(-2) @ value
 """,
         ),
+        (
+            "mask with a number too small",
+            """
+def attend(q, k, v, mask=None):
+    a = (q @ k.transpose(2, 3)) / q.shape[-1] ** 0.5
+    if mask is not None:
+        a = a.masked_fill(mask == 0, -100)
+    return a.softmax(-1) @ v
+""",
+        ),
+        (
+            "not transposed",
+            """
+import torch
+def attend(query, key, value, mask=None):
+    return torch.softmax(torch.matmul(query, key) / query.size(-1) ** 0.5, -1) @ value
+""",
+        ),
     ],
     "mask": [
         (
@@ -514,7 +570,25 @@ def causal_mask(new, seen=0):
         m[i, : seen + i + 2] = True
     return m
 """,
-        )
+        ),
+        (
+            "not bool",
+            """
+def causal_mask(new, seen=0):
+    return torch.tril(torch.ones(new, seen + new), diagonal=seen)
+def causal_weights(scores):
+    T, S = scores.shape[-2:]
+    return scores.masked_fill(causal_mask(T, S - T) == 0, float("-inf")).softmax(-1)
+""",
+        ),
+        (
+            "hidden by a small number",
+            """
+def causal_weights(scores):
+    T, S = scores.shape[-2:]
+    return scores.where(causal_mask(T, S - T), -1e4).softmax(-1)
+""",
+        ),
     ],
     "bigram": [
         (
@@ -527,7 +601,21 @@ def train_bigram(ids, vocab_size, steps=40):
         opt.zero_grad(); loss(model, ids).backward(); opt.step()
     return model, float(loss(model, ids[-len(ids) // 10 :]))
 """,
-        )
+        ),
+        (
+            "gradients pile up",
+            """
+def train_bigram(ids, vocab_size, steps=40):
+    torch.manual_seed(1337)
+    n = int(0.9 * len(ids))
+    model = Bigram(vocab_size, 32)
+    opt = torch.optim.AdamW(model.parameters(), lr=0.03)
+    for _ in range(steps):
+        loss(model, ids[:n]).backward()
+        opt.step()
+    return model, loss(model, ids[n:]).item()
+""",
+        ),
     ],
     "sampler": [
         (
@@ -546,7 +634,21 @@ def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):
     s[torch.cumsum(s, 0) > top_p] = 0
     return torch.zeros_like(p).scatter(0, i, s / s.sum())
 """,
-        )
+        ),
+        (
+            "settings lost",
+            """
+def sample(logits, generator, temperature=1.0, top_k=0, top_p=1.0):
+    return torch.multinomial(probabilities(logits, 1.0, top_k), 1, generator=generator).item()
+""",
+        ),
+        (
+            "settings lost",
+            """
+def sample(logits, generator, temperature=1.0, top_k=0, top_p=1.0):
+    return torch.multinomial(probabilities(logits, temperature), 1, generator=generator).item()
+""",
+        ),
     ],
     "characters": [
         (
@@ -561,7 +663,27 @@ class Characters(Characters):
         self.vocab_size = len(self.alphabet)
         self.ids = dict(zip(self.alphabet, range(self.vocab_size)))
 """,
-        )
+        ),
+        (
+            "nameless",
+            """
+class Characters(Characters):
+    def encode(self, text):
+        if not set(text) <= set(self.alphabet):
+            raise ValueError("text has an unexpected character")
+        return [self.ids[c] for c in text]
+""",
+        ),
+        (
+            "size is a method",
+            """
+class Characters:
+    def __init__(self, text):
+        self.chars = sorted(set(text))
+    def vocab_size(self):
+        return len(self.chars)
+""",
+        ),
     ],
     "bpe": [
         (
@@ -586,6 +708,16 @@ def join(ids, pair, new_id):
     return tuple(new_id if ids[i:i+2] == pair else ids[i] for i in range(len(ids)))
 """,
         ),
+        (
+            "bytes left out",
+            """
+def decode(ids, merges):
+    vocab = {i: bytes([i]) for i in range(256)}
+    for i, (a, b) in enumerate(merges):
+        vocab[256 + i] = vocab[a] + vocab[b]
+    return b"".join(vocab[i] for i in ids).decode("utf-8", errors="ignore")
+""",
+        ),
     ],
     "batches": [
         (
@@ -603,6 +735,32 @@ def count_windows(length, block_size):
     return math.floor(length / block_size)
 """,
         ),
+        (
+            "seed ignored",
+            """
+def batch_at(ids, step, *, block_size, batch_size, seed):
+    n = count_windows(len(ids), block_size)
+    places = range(step * batch_size, (step + 1) * batch_size)
+    starts = [epoch_order(n, 42, place // n)[place % n] * block_size for place in places]
+    return tuple(torch.stack(x) for x in zip(*[window(ids, s, block_size) for s in starts]))
+""",
+        ),
+        (
+            "one number for two pairs",
+            """
+def epoch_order(windows, seed, epoch):
+    rng = random.Random(seed * epoch)
+    return rng.sample(range(windows), windows)
+""",
+        ),
+        (
+            "one number for two pairs",
+            """
+def epoch_order(windows, seed, epoch):
+    rng = random.Random(seed * (epoch + 1))
+    return rng.sample(range(windows), windows)
+""",
+        ),
     ],
     "heads": [
         (
@@ -615,7 +773,19 @@ class Attention(Attention):
         q, k, v = (f(x).reshape(B, self.n_head, T, -1) for f in (self.query, self.key, self.value))
         return self.output(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
 """,
-        )
+        ),
+        (
+            "hidden too late",
+            """
+class Attention(Attention):
+    def forward(self, x):
+        B, T, C = x.shape
+        q, k, v = (f(x).view(B, T, self.n_head, -1).transpose(1, 2) for f in (self.query, self.key, self.value))
+        w = torch.softmax(q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5, dim=-1)
+        w = w.masked_fill(torch.triu(torch.ones(T, T), 1).bool(), 0)
+        return self.output((w @ v).transpose(1, 2).flatten(2))
+""",
+        ),
     ],
     "model": [
         (
@@ -636,6 +806,39 @@ class GPT(GPT):
         for b in self.blocks:
             h = b(h)
         return F.linear(h, self.head.weight)
+""",
+        ),
+        (
+            "GELU of GPT-2",
+            """
+class MLP(MLP):
+    def forward(self, x):
+        h = self.up(x)
+        return self.down(0.5 * h * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (h + 0.044715 * h**3))))
+""",
+        ),
+        (
+            "large first weights",
+            """
+class GPT(GPT):
+    def __init__(self, vocab_size, block_size, n_layer, n_head, n_embd):
+        nn.Module.__init__(self)
+        self.embedding = nn.Embedding(vocab_size, n_embd)
+        self.position_embedding = nn.Embedding(block_size, n_embd)
+        self.blocks = nn.ModuleList([Block(n_embd, n_head) for _ in range(n_layer)])
+        self.norm = nn.LayerNorm(n_embd)
+        self.head = nn.Linear(n_embd, vocab_size, bias=False)
+        self.embedding.weight = self.head.weight
+""",
+        ),
+        (
+            "tied by data",
+            """
+class GPT(GPT):
+    def __init__(self, *sizes, **named):
+        super().__init__(*sizes, **named)
+        self.head = nn.Linear(*self.head.weight.T.shape, bias=False)
+        self.head.weight.data = self.embedding.weight.data
 """,
         ),
     ],
@@ -670,6 +873,17 @@ def learning_rate(update, *, lr, min_lr, warmup, steps):
     return min_lr + 0.5 * (lr - min_lr) * (1 + math.cos(math.pi * (i - warmup) / (steps - warmup)))
 """,
         ),
+        (
+            "rate of one group",
+            """
+def train(model, optimizer, batches, *, lr, min_lr, warmup, steps):
+    losses = []
+    for i, (x, y) in enumerate(batches):
+        optimizer.param_groups[0]["lr"] = learning_rate(i + 1, lr=lr, min_lr=min_lr, warmup=warmup, steps=steps)
+        losses.append(update(model, optimizer, x, y)[0])
+    return losses
+""",
+        ),
     ],
     "sampling": [
         (
@@ -689,7 +903,15 @@ def generate(model, ids, count, *, block_size, temperature=1.0, stop=None, gener
     model.train(was)
     return all_ids[0, len(ids):].tolist()
 """,
-        )
+        ),
+        (
+            "stop 0 ignored",
+            """
+_g = generate
+def generate(model, ids, count, *, block_size, temperature=1.0, stop=None, generator=None):
+    return _g(model, ids, count, block_size=block_size, temperature=temperature, stop=stop or None, generator=generator)
+""",
+        ),
     ],
     "evaluation": [
         (
@@ -706,6 +928,19 @@ def bits_per_character(model, ids, block_size, characters):
     return total_nats(model, ids, block_size) / characters
 """,
         ),
+        (
+            "no batch",
+            """
+@torch.no_grad()
+def total_nats(model, ids, block_size):
+    was, total = model.training, 0.0
+    model.eval()
+    for x, y in windows(ids, block_size):
+        total += F.cross_entropy(model(x), y, reduction="sum").item()
+    model.train(was)
+    return total
+""",
+        ),
     ],
     "rope": [
         (
@@ -716,7 +951,16 @@ def rotate(x, positions, theta=10000.0):
     z = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2)) * torch.polar(torch.ones_like(angle), angle)
     return torch.view_as_real(z).flatten(-2)
 """,
-        )
+        ),
+        (
+            "halves with the angles of neighbours",
+            """
+def rotate(x, positions, theta=10000.0):
+    angles = (positions[:, None] * frequencies(x.shape[-1], theta)).repeat_interleave(2, dim=-1)
+    x1, x2 = x.chunk(2, dim=-1)
+    return x * angles.cos() + torch.cat((-x2, x1), dim=-1) * angles.sin()
+""",
+        ),
     ],
     "rmsnorm": [
         (
@@ -726,7 +970,16 @@ import torch.nn.functional as F
 def rms_norm(x, gain, eps=1e-6):
     return F.layer_norm(x.float(), x.shape[-1:], gain.float(), None, eps).to(x.dtype)
 """,
-        )
+        ),
+        (
+            "no eps",
+            """
+def layer_norm(x, gain, eps=1e-6):
+    y = x.float()
+    y = (y - y.mean(-1, keepdim=True)) / y.std(-1, keepdim=True, unbiased=False)
+    return (y * gain).to(x.dtype)
+""",
+        ),
     ],
     "mlp": [
         (
@@ -736,7 +989,15 @@ def swiglu(x, gate, up, down):
     u = x @ up.T
     return (u * u.sigmoid() * (x @ gate.T)) @ down.T
 """,
-        )
+        ),
+        (
+            "rounded down",
+            """
+def hidden_channels(n_embd, multiple):
+    hidden = int(2 * (4 * n_embd) / 3)
+    return multiple * ((hidden + multiple - 1) // multiple)
+""",
+        ),
     ],
     "grouped": [
         (
@@ -749,7 +1010,18 @@ def attend(query, key, value):
     mask = torch.ones(T, S).tril(S - T).bool()
     return F.scaled_dot_product_attention(query, key[:, index], value[:, index], mask)
 """,
-        )
+        ),
+        (
+            "hidden by a small number",
+            """
+def attend(query, key, value):
+    group, T, S = query.size(1) // key.size(1), query.size(2), key.size(2)
+    key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    scores = query @ key.mT / query.size(-1) ** 0.5
+    scores[..., torch.ones(T, S).triu(S - T + 1).bool()] = -1000
+    return scores.softmax(-1) @ value
+""",
+        ),
     ],
     "cache": [
         (
@@ -762,7 +1034,20 @@ def forward(layer, ids, cache):
     out = F.scaled_dot_product_attention(layer.heads(layer.query(x)), k, v, visible(ids.size(1), seen))
     return layer.output(out.transpose(1, 2).flatten(2))
 """,
-        )
+        ),
+        (
+            "shared",
+            """
+class Cache:
+    def __init__(self, ks=[], vs=[]):
+        self.ks, self.vs, self.length = ks, vs, 0
+    def write(self, key, value):
+        self.ks.append(key)
+        self.vs.append(value)
+        self.length += key.shape[2]
+        return torch.cat(self.ks, 2), torch.cat(self.vs, 2)
+""",
+        ),
     ],
     "muon": [
         (
@@ -784,6 +1069,19 @@ def muon_step(weight, gradient, mean, lr, momentum=0.95):
     return weight - lr * 0.2 * max(weight.shape) ** 0.5 * orthogonal(mean), mean
 """,
         ),
+        (
+            "bfloat16",
+            """
+def orthogonal(matrix, iterations=5):
+    x = matrix.bfloat16()
+    x = x.mT if matrix.size(0) > matrix.size(1) else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.mT if matrix.size(0) > matrix.size(1) else x
+""",
+        ),
     ],
     "lora": [
         (
@@ -802,6 +1100,15 @@ class LoraLinear(LoraLinear):
     def __init__(self, base, rank, alpha):
         super().__init__(base, rank, alpha)
         self.scale = alpha
+""",
+        ),
+        (
+            "scale a whole number",
+            """
+class LoraLinear(LoraLinear):
+    def __init__(self, base, rank, alpha):
+        super().__init__(base, rank, alpha)
+        self.scale = alpha // rank
 """,
         ),
     ],
@@ -852,7 +1159,17 @@ def stack(x, norm, parts, kind):
         out.append(out[-1] + part(norm(out[-1])) if kind == "pre" else norm(out[-1] + part(out[-1])))
     return out
 """,
-        )
+        ),
+        (
+            "last norm appended",
+            """
+def stack(x, norm, parts, kind):
+    out = [x]
+    for part in parts:
+        out.append(pre_norm(out[-1], norm, part) if kind == "pre" else post_norm(out[-1], norm, part))
+    return out + [norm(out[-1])] if kind == "pre" else out
+""",
+        ),
     ],
     "processes": [
         (
@@ -882,18 +1199,37 @@ OTHER = {
         ("None", "def attend(query, key, value, mask=None):\n    query @ key.mT\n"),
         ("other arguments", "def attend(query, key):\n    return query\n"),
         ("changes what it is given", "_attend = attend\ndef attend(query, key, value, mask=None):\n    query *= 1.0001\n    return _attend(query, key, value, mask)\n"),
+        ('2 values came back, and number 1 is right', '_attend = attend\ndef attend(*a, **k):\n    return _attend(*a, **k), 1\n'),
     ],
     "mask": [("shape", "_m = causal_mask\ndef causal_weights(scores):\n    return _m(4).int()\n")],
-    "bigram": [("another number", "_t = train_bigram\ndef train_bigram(ids, vocab_size, steps=40):\n    return _t(ids, vocab_size, steps)[0], 1.0\n")],
+    "bigram": [
+        ("another number", "_t = train_bigram\ndef train_bigram(ids, vocab_size, steps=40):\n    return _t(ids, vocab_size, steps)[0], 1.0\n"),
+        ('a tuple of a number and a Bigram', '_t = train_bigram\ndef train_bigram(ids, vocab_size, steps=40):\n    return _t(ids, vocab_size, steps)[::-1]\n'),
+    ],
     "sampler": [("0.", "def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0):\n    return torch.full_like(logits, 0.25)\n")],
-    "characters": [("is still to be written", "class Characters(Characters):\n    def decode(self, ids):\n        raise NotImplementedError\n")],
-    "bpe": [("[", "def train_merges(words, count):\n    return [(1, 2)] * count\n")],
+    "characters": [
+        ("is still to be written", "class Characters(Characters):\n    def decode(self, ids):\n        raise NotImplementedError\n"),
+        ("['e', 'h', 'l', 'l', 'o']", 'class Characters(Characters):\n    def decode(self, ids):\n        return [self.alphabet[i] for i in ids]\n'),
+    ],
+    "bpe": [
+        ("(1, 2)", "def train_merges(words, count):\n    return [(1, 2)] * count\n"),
+        ('words: work on a copy of the dict', '_t = train_merges\ndef train_merges(words, count):\n    merges = _t(words, count)\n    words.clear()\n    return merges\n'),
+    ],
     "batches": [("IndexError", "def window(ids, start, block_size):\n    return ids[0, 1], ids\n")],
     "heads": [("with scale", "class Attention(Attention):\n    def __init__(self, n_embd, n_head):\n        super().__init__(n_embd, n_head)\n        self.scale = nn.Parameter(torch.ones(1))\n")],
-    "model": [("mlp", "class Block(Block):\n    def __init__(self, n_embd, n_head):\n        super().__init__(n_embd, n_head)\n        del self.mlp\n")],
+    "model": [
+        ("mlp", "class Block(Block):\n    def __init__(self, n_embd, n_head):\n        super().__init__(n_embd, n_head)\n        del self.mlp\n"),
+        ('in another shape', 'class GPT(GPT):\n    def forward(self, ids):\n        return super().forward(ids).flatten(0, 1)\n'),
+    ],
     "training": [("update 1", "def learning_rate(update, *, lr, min_lr, warmup, steps):\n    return 42.0\n")],
-    "sampling": [("[", "def generate(model, ids, count, *, block_size, temperature=1.0, stop=None, generator=None):\n    return [1, 2, 3]\n")],
-    "evaluation": [("ZeroDivisionError", "def bits_per_character(model, ids, block_size, characters):\n    return 1 / 0\n")],
+    "sampling": [
+        ("[", "def generate(model, ids, count, *, block_size, temperature=1.0, stop=None, generator=None):\n    return [1, 2, 3]\n"),
+        ('ids: work on a copy of the list', '_g = generate\ndef generate(model, ids, count, **options):\n    ids += _g(model, ids, count, **options)\n    return ids[-count:]\n'),
+    ],
+    "evaluation": [
+        ("ZeroDivisionError", "def bits_per_character(model, ids, block_size, characters):\n    return 1 / 0\n"),
+        ('a list of 3 tuples of 2 lists', '_w = windows\ndef windows(ids, block_size):\n    return [(x.tolist(), y.tolist()) for x, y in _w(ids, block_size)]\n'),
+    ],
     "rope": [("shape", "_r = rotate\ndef rotate(x, positions, theta=10000.0):\n    return _r(x, positions, theta)[..., :1]\n")],
     "rmsnorm": [("NaN", "_r = rms_norm\ndef rms_norm(x, gain, eps=1e-6):\n    return _r(x, gain, eps) * float('nan')\n")],
     "mlp": [("wrong sign", "_r = relu2\ndef relu2(x, up, down):\n    return -_r(x, up, down)\n")],
@@ -901,7 +1237,10 @@ OTHER = {
     "cache": [("AttributeError", "class Cache(Cache):\n    def write(self, key, value):\n        return self.nothing\n")],
     "muon": [("all are zero", "def orthogonal(matrix, iterations=5):\n    return matrix * 0\n")],
     "lora": [("A", "class LoraLinear(LoraLinear):\n    def __init__(self, base, rank, alpha):\n        super().__init__(base, rank + 1, alpha)\n")],
-    "sft": [("the file has no", "del written\n")],
+    "sft": [
+        ("the file has no", "del written\n"),
+        ('a tuple of 2 lists of 9 numbers', '_e = example\ndef example(turns):\n    return tuple(x.tolist() for x in _e(turns))\n'),
+    ],
     "accumulation": [("loss: 1", "def accumulate(model, batches):\n    return 1.0\n")],
     "norms": [("number", "def gradient_sizes(x, norm, parts, kind, factors):\n    return ['number'] * len(parts)\n")],
     "processes": [("[[[0, 1, 2, 3]], [[0, 1]]]", "def own_rows(batch):\n    return batch[:1]\n")],

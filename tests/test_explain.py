@@ -29,11 +29,11 @@ def test_what_no_mistake_gives_is_not_explained():
 
 
 def test_of_mistakes_that_look_alike_the_one_that_agrees_elsewhere_is_meant():
-    # With two queries and two channels √T and √D are the same; with three and eight they are not.
+    # With one head it looks as if nothing was divided; with four it does not.
     source = (
         "def attend(q, k, v, mask=None):\n    return (q @ k.mT / q.size(1) ** 0.5).softmax(-1) @ v"
     )
-    assert made(source) == ["scale"]  # with one head √H is no scaling
+    assert made(source) == ["scale"]
     assert made(source, number=1, patience=0) == []
 
 

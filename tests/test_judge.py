@@ -35,6 +35,15 @@ def test_a_failure_is_told_with_the_lines_of_the_file():
     assert verdict.lines == ("line 2, in attend: return query.nothing",)
 
 
+def test_what_cannot_be_used_is_told_by_what_was_wanted():
+    evaluation = find("evaluation")
+    source = "\ndef windows(ids, block_size):\n    return [([1, 2], [3, 4])]\n"
+    verdict = judge(evaluation, evaluation.solution + source)
+    assert verdict.hints == ("unusable",)
+    assert verdict.expected == "a list of 3 tuples of 2 tensors"
+    assert verdict.received.startswith("a list of a tuple of 2 lists of 2 numbers, which cannot")
+
+
 def test_each_check_is_announced():
     heard = []
     judge(ATTENTION, ATTENTION.solution, doing=heard.append)

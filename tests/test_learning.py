@@ -67,7 +67,7 @@ def test_from_start_to_passed(capsys, folder, near):
     assert call("check", "2", "mask.py") == 1
     said = capsys.readouterr()
     assert "by_hand is still to be written" in said.out
-    assert "mask is not right yet: 0 of 5 properties hold" in said.err
+    assert "mask is not right yet: 0 of 6 properties hold" in said.err
     (folder / "mask.py").write_text(find("mask").solution)
     assert call("check", "mask", "mask.py", "--json") == 0
     out = capsys.readouterr().out

@@ -1,7 +1,18 @@
+import re
+
+import pytest
 import torch
 from torch import nn
 
-from minigpt.learn.rules import Check, check, drawn, filled, names_and_shapes
+from minigpt.learn.rules import (
+    Check,
+    check,
+    drawn,
+    filled,
+    look_like_ids,
+    names_and_shapes,
+    no_seeds,
+)
 
 
 def test_a_check_has_the_first_line_of_its_docstring_for_a_title():
@@ -31,3 +42,27 @@ def test_parameters_are_filled_by_name_and_shape():
     assert names_and_shapes(one) == {
         "0.weight": [3, 2], "0.bias": [3], "1.weight": [3], "1.bias": [3],
     }  # fmt: skip
+
+
+def test_seeds_do_nothing_where_none_are_wanted():
+    torch.manual_seed(0)
+    expected = torch.rand(2).tolist()
+    torch.manual_seed(0)
+    with no_seeds():
+        first = torch.rand(1).item()
+        torch.manual_seed(0)
+        assert [first, torch.rand(1).item()] == expected
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ([1, 2], "a tensor of ids, and got a list of 2 numbers"),
+        (torch.tensor([1, 2]), "shape (1, T), and got (2,)"),
+        (torch.ones(1, 5), "5 positions, but block_size is 4"),
+    ],
+)
+def test_what_is_no_text_for_a_model_is_refused_in_words(ids, words):
+    look_like_ids(torch.ones(1, 4), 4)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        look_like_ids(ids, 4)

@@ -50,7 +50,9 @@ def test_general_failures_have_advice():
 
 def test_what_nobody_knows_is_said_to_be_so():
     text = said(ATTENTION, Verdict(open="one", checks=3, expected="1", received="2"))
-    assert "No known mistake gives this" in text
+    assert "No known mistake gives this. Print yours" in text
+    seen = Verdict(open="one", checks=3, call="f(x=1)", expected="1", received="2")
+    assert "No known mistake gives this. Work the case above out by hand" in said(ATTENTION, seen)
 
 
 def test_what_was_printed_is_shown_without_control_characters():
@@ -58,6 +60,8 @@ def test_what_was_printed_is_shown_without_control_characters():
     assert "  │ hello" in text
     assert "\x1b" not in text
     assert text.count("hello") == 10
+    assert "  │ … and more\n" in text
+    assert "more" not in said(ATTENTION, Verdict(open="one", checks=1, printed="hello\n"))
 
 
 def test_lines_are_not_too_long():

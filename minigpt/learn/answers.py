@@ -1,20 +1,21 @@
 """What came out and what should have come out in; where they differ, in words, out."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from minigpt.errors import plain
+from minigpt.learn.forms import figure, in_short, shown
 from minigpt.learn.rules import Judged
 
 FEW = 24  # numbers that are shown in full
 MOST = 3  # entries of a dictionary that are shown where more differ
 SHORT = 100  # characters of a list that is shown whole
-LONGEST = 300  # characters of anything that is shown
+SORTS = (Tensor, dict, list | tuple, int | float)  # what is of one sort can be compared
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Difference:
         expected, received: the part that differs, in short.
         remark: what can be said of the answer as a whole.
         place: of a list or a dictionary, which of its parts differs first.
+        is_of_form: it is another sort of thing, or a tensor of another shape or type.
     """
 
     expected: str
     received: str
     remark: str = ""
     place: int | None = None
+    is_of_form: bool = False
 
 
 def difference(expected: Any, received: Any, within: float) -> Difference | None:
@@ -41,6 +44,9 @@ def difference(expected: Any, received: Any, within: float) -> Difference | None
     if isinstance(expected, Judged):
         expected, received = expected.as_what, received.as_what
     expected, received = _number(expected), _number(received)
+    if _sort(expected) is not _sort(received):
+        remark = _way_out(expected, received, within)
+        return Difference(_named(expected), _named(received), remark, is_of_form=True)
     if isinstance(expected, Tensor):
         return _of_tensors(expected, received, within)
     if isinstance(expected, dict):
@@ -50,7 +56,7 @@ def difference(expected: Any, received: Any, within: float) -> Difference | None
     if isinstance(expected, int | float) and isinstance(received, int | float):
         if expected == received or abs(expected - received) <= within * (1 + abs(expected)):
             return None
-        return Difference(_figure(expected), _figure(received))
+        return Difference(figure(expected), figure(received))
     if type(expected) is type(received) and expected == received:
         return None
     return Difference(in_short(expected), in_short(received))
@@ -65,14 +71,53 @@ def _number(value: Any) -> Any:
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
-def _of_tensors(expected: Tensor, received: Any, within: float) -> Difference | None:
-    if not isinstance(received, Tensor):
-        return Difference(f"a tensor of shape {tuple(expected.shape)}", in_short(received))
+def _sort(value: Any) -> Any:
+    """Return what sort of thing a value is."""
+    return next((sort for sort in SORTS if isinstance(value, sort)), type(value))
+
+
+def _named(value: Any) -> str:
+    """Return a value with the word for what it is."""
+    if isinstance(value, Tensor):
+        few = value.dim() and value.numel() <= MOST * MOST
+        return f"a tensor of shape {tuple(value.shape)}" + (f", {in_short(value)}" if few else "")
+    for kind, word in ((list, "a list"), (tuple, "a tuple"), (dict, "a dictionary")):
+        if isinstance(value, kind):
+            return f"{word}, {in_short(value)}"
+    return in_short(value)
+
+
+def _way_out(expected: Any, received: Any, within: float) -> str:
+    """Return what is to be done with a value of the wrong sort, where that can be seen."""
+    if received is None:
+        return "nothing comes back: is there a return at its end?"
+    if isinstance(received, list | tuple):
+        right = [i for i, part in enumerate(received, 1) if not difference(expected, part, within)]
+        if right:
+            return f"{len(received)} values came back, and number {right[0]} is right: return that one alone"
+    if isinstance(expected, Tensor) and isinstance(received, list | tuple):
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            if not difference(expected, torch.tensor(received), within):
+                return "the numbers are right: make a tensor of them, torch.tensor(…)"
+    if isinstance(received, Tensor):
+        numbers = received.tolist()
+        if not difference(expected, numbers, within):
+            return "the numbers are right: make a list of them, .tolist()"
+        if received.numel() == 1 and not difference(expected, received.item(), within):
+            return "the number is right: take it out of the tensor, .item()"
+    return ""
+
+
+def _of_tensors(expected: Tensor, received: Tensor, within: float) -> Difference | None:
     if expected.shape != received.shape:
-        return Difference(f"shape {tuple(expected.shape)}", f"shape {tuple(received.shape)}")
-    kinds = [_kind(expected), _kind(received)]
-    if kinds[0] != kinds[1]:
-        return Difference(f"a tensor of {kinds[0]}", f"a tensor of {kinds[1]}, {received.dtype}")
+        same = expected.numel() == received.numel()
+        same = same and not difference(expected.flatten(), received.flatten(), within)
+        remark = "the numbers are right, in another shape" if same else ""
+        shapes = [f"shape {tuple(x.shape)}" for x in (expected, received)]
+        return Difference(shapes[0], shapes[1], remark, is_of_form=True)
+    if _kind(expected) != _kind(received):
+        words = [f"a tensor of {_kind(x)}, {x.dtype}" for x in (expected, received)]
+        return Difference(words[0], words[1], is_of_form=True)
     expected, received = expected.double(), received.double()
     close = _close(expected, received, within)
     if close.all():
@@ -80,20 +125,18 @@ def _of_tensors(expected: Tensor, received: Any, within: float) -> Difference | 
     place = (~close).nonzero()[0].tolist()
     remark = f"of {close.numel():,} numbers {int((~close).sum()):,} differ"
     if expected.numel() <= FEW:
-        shown = [_shown(expected), _shown(received)]
+        parts = [shown(expected), shown(received)]
     else:
         at = "".join(f"{i}, " for i in place[:-1])
-        shown = [
-            f"[{at}:] = {_shown(x[tuple(place[:-1])], place[-1])}" for x in (expected, received)
+        parts = [
+            f"[{at}:] = {shown(x[tuple(place[:-1])], place[-1])}" for x in (expected, received)
         ]
         remark += f", the first at {place}"
     relation = _relation(expected, received)
-    return Difference(shown[0], shown[1], f"{remark}; {relation}" if relation else remark)
+    return Difference(parts[0], parts[1], f"{remark}; {relation}" if relation else remark)
 
 
-def _of_dicts(expected: dict, received: Any, within: float) -> Difference | None:
-    if not isinstance(received, dict):
-        return Difference("a dictionary", in_short(received))
+def _of_dicts(expected: dict, received: dict, within: float) -> Difference | None:
     if expected.keys() != received.keys():
         missing = [key for key in expected if key not in received]
         more = [key for key in received if key not in expected]
@@ -109,24 +152,28 @@ def _of_dicts(expected: dict, received: Any, within: float) -> Difference | None
         return None
     right = ", ".join(f"{key}: {one.expected}" for key, one in differ)
     wrong = ", ".join(f"{key}: {one.received}" for key, one in differ)
-    return Difference(right, wrong, differ[0][1].remark, list(expected).index(differ[0][0]))
+    key, first = differ[0]
+    place = list(expected).index(key)
+    return Difference(right, wrong, first.remark, place, first.is_of_form)
 
 
-def _of_lists(expected: list | tuple, received: Any, within: float) -> Difference | None:
-    if not isinstance(received, list | tuple):
-        return Difference(f"a list, {in_short(expected)}", in_short(received))
+def _of_lists(expected: list | tuple, received: list | tuple, within: float) -> Difference | None:
     simple = all(isinstance(part, int | float | str) for part in [*expected, *received])
     each = (difference(one, other, within) for one, other in zip(expected, received, strict=False))
     place, found = next(((i, d) for i, d in enumerate(each) if d), (None, None))
     if found is None and len(expected) == len(received):
         return None
+    count = (
+        f"{len(expected)} {'was' if len(expected) == 1 else 'were'} wanted, {len(received)} came"
+    )
+    counted = count if len(expected) != len(received) else ""
     if simple or found is None or place is None:
-        remark = "" if found else f"{len(expected)} were wanted, {len(received)} came"
-        return Difference(in_short(expected), in_short(received), remark, place)
+        return Difference(in_short(expected), in_short(received), counted, place)
+    remark = "; ".join(filter(None, (counted, found.remark)))
     parts = [in_short(value[place]) for value in (expected, received)]
     if isinstance(expected[place], list | tuple) and max(map(len, parts)) <= SHORT:
-        return Difference(*parts, found.remark, place)
-    return replace(found, place=place)
+        return replace(found, expected=parts[0], received=parts[1], remark=remark, place=place)
+    return replace(found, remark=remark, place=place)
 
 
 def _kind(x: Tensor) -> str:
@@ -175,49 +222,3 @@ def _are_transposed(one: Tensor, other: Tensor) -> bool:
 
 def _sorted(x: Tensor) -> Tensor:
     return x.flatten().sort().values
-
-
-def _figure(number: float) -> str:
-    return f"{number:.5g}" if isinstance(number, float) else str(number)
-
-
-def _shown(x: Tensor, place: int = 0) -> str:
-    """Return numbers in brackets, of many those around a place."""
-    if x.dim() == 0:
-        return f"{x.item():.4g}"
-    if x.dim() > 1:
-        return "[" + ", ".join(_shown(part) for part in x) + "]"
-    first = max(0, min(place - 4, len(x) - 8)) if len(x) > 10 else 0
-    last = first + 8 if len(x) > 10 else len(x)
-    inner = ", ".join(f"{number:.4g}" for number in x[first:last].tolist())
-    return f"[{'… ' if first else ''}{inner}{' …' if last < len(x) else ''}]"
-
-
-def in_short(value: Any) -> str:
-    """Return a value as a person wants to see it in a line."""
-    if isinstance(value, Tensor):
-        if value.dim() and value.numel() > 12:
-            return f"a tensor {tuple(value.shape)}"
-        return _shown(value.detach().double()) if value.dtype != torch.bool else str(value.tolist())
-    if isinstance(value, torch.Generator):
-        return "a generator"
-    if isinstance(value, float):
-        return _figure(value)
-    if isinstance(value, list | tuple):
-        opening, closing = "()" if isinstance(value, tuple) else "[]"
-        inner = ", ".join([*map(in_short, value[:40]), *["…"] * (len(value) > 40)])
-        return _cut(f"{opening}{inner}{closing}")
-    if isinstance(value, dict):
-        return _cut(
-            "{" + ", ".join(f"{in_short(k)}: {in_short(v)}" for k, v in value.items()) + "}"
-        )
-    if value is None or isinstance(value, bool | int | str | bytes):
-        return _cut(repr(value))
-    if isinstance(value, nn.Sequential):
-        parts = ", ".join(f"{name}: {type(part).__name__}" for name, part in value.named_children())
-        return f"Sequential({parts})"
-    return f"{'an' if type(value).__name__[0] in 'AEIOU' else 'a'} {type(value).__name__}"
-
-
-def _cut(text: str) -> str:
-    return plain(text, LONGEST)

@@ -26,6 +26,7 @@ CLEAR = (
     "missing",
     "unwritten",
     "signature",
+    "changed",
     "endless",
     "waiting",
 )  # they say all there is to say
@@ -68,7 +69,7 @@ def _tells(found: Outcome) -> bool:
     def numbers(value: Any) -> bool:
         if isinstance(value, dict):
             return any(map(numbers, value.values()))
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
             return any(map(numbers, value))
         return isinstance(value, Tensor | Judged | float | int) and not isinstance(value, bool)
 
@@ -101,8 +102,8 @@ def _elsewhere(exercise: Exercise, number: int, attempt: Version) -> Outcome:
 def same(one: Outcome, other: Outcome, check: Check) -> bool:
     """Return whether two outcomes are as good as each other."""
     if isinstance(one, Failure) or isinstance(other, Failure):
-        kinds = [(x.kind, x.what) for x in (one, other) if isinstance(x, Failure)]
-        return len(kinds) == 2 and kinds[0] == kinds[1]
+        said = [(x.kind, x.what) for x in (one, other) if isinstance(x, Failure)]
+        return len(said) == 2 and said[0] == said[1]
     return difference(one.value, other.value, check.within) is None
 
 

@@ -59,17 +59,28 @@ def _told(
 ) -> Verdict:
     """Return a verdict with what should have come out, what did, and what was done wrong."""
     if isinstance(found, Failure):
-        verdict = replace(verdict, received=found.what, lines=found.lines, hints=(found.kind,))
+        forms = right.forms[found.number :] if found.kind == "unusable" else []
+        wanted = forms[0] if forms and forms[0] != found.form else ""
+        verdict = replace(
+            verdict,
+            expected=wanted, received=found.what, lines=found.lines, hints=(found.kind,),
+        )  # fmt: skip
     else:
         differs = difference(right.value, found.value, check.within)
         assert differs is not None
-        if differs.place is not None and len(found.calls) == len(
-            found.value
-        ):  # a call for each part
-            verdict = replace(verdict, call=found.calls[differs.place])
+        # Who calls a method has made its object first, a call that is not looked at for itself.
+        calls = [
+            one
+            for one in found.calls
+            if not any(c.startswith((f"{one}.", f"{one}(")) for c in found.calls)
+        ]
+        if differs.place is not None and len(calls) == len(found.value):  # a call for each part
+            verdict = replace(verdict, call=calls[differs.place])
         verdict = replace(
-            verdict, expected=differs.expected, received=differs.received, remark=differs.remark
-        )
+            verdict,
+            expected=differs.expected, received=differs.received, remark=differs.remark,
+            hints=("form",) if differs.is_of_form else (),
+        )  # fmt: skip
     if not made:
         return verdict
     advice = tuple(" ".join(mistake.hint.split()) for mistake in made)

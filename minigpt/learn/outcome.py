@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from minigpt.errors import first_line
-from minigpt.learn.answers import in_short
+from minigpt.learn.forms import form_of, in_short
 from minigpt.learn.rules import Check
 from minigpt.learn.versions import Version
 
@@ -36,10 +36,12 @@ class Answer:
     Attributes:
         value: of the check.
         calls: of the learner's code, in words.
+        forms: what kind of thing came back from each.
     """
 
     value: Any
     calls: list[str] = field(default_factory=list)
+    forms: list[str] = field(default_factory=list)
 
     @property
     def call(self) -> str:
@@ -56,12 +58,16 @@ class Failure:
         what: in a sentence, the same wherever in a file it happens.
         call: of the learner's code, the last one, in words.
         lines: where in the learner's file.
+        form: what kind of thing came back, where that cannot be used.
+        number: of the call, counted from 0.
     """
 
     kind: str
     what: str
     call: str = ""
     lines: tuple[str, ...] = ()
+    form: str = ""
+    number: int = 0
 
 
 Outcome = Answer | Failure
@@ -93,31 +99,36 @@ def look_at(check: Check, version: Version, seconds: float) -> Outcome:
         with _at_most(seconds), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             glass = Glass(_loaded(version))
-            return Answer(kept(check.look(glass)), glass.calls)
+            _seed()  # whatever was drawn or seeded while it was loaded
+            return Answer(kept(check.look(glass)), glass.calls, glass.forms)
     except Stopped as stopped:
         return stopped.failure
     except TimeUpError as error:
         call = glass.last_call if glass else ""
-        return Failure("endless", "it comes to no end", call, _lines(error, version.file))
+        what = f"it took more than {seconds:g} s"
+        return Failure("endless", what, call, _lines(error, version.file))
     except Exception as error:
         # The check could not go on with what it was given.
-        call, returned = (glass.last_call, glass.last_returned) if glass else ("", None)
-        what = f"what came back cannot be used ({first_line(error)}); it was {in_short(returned)}"
-        return Failure("unusable", what, call)
+        assert glass is not None
+        form = glass.forms[-1] if glass.forms else "what is in the file"
+        what = f"{form}, which cannot be used ({first_line(error)})"
+        return Failure("unusable", what, glass.last_call, (), form, max(0, len(glass.forms) - 1))
 
 
 class Glass:
     """A module, looked at from outside: what it is asked for and called with is remembered.
 
+    What is handed over are copies of tensors, lists and the like: the next look finds them as they were.
+
     Attributes:
         calls: in words.
-        last_returned: what came back from it.
+        forms: what kind of thing came back from each.
     """
 
     def __init__(self, module: types.ModuleType) -> None:
         self._module, self._inside = module, False
         self.calls: list[str] = []
-        self.last_returned = None
+        self.forms: list[str] = []
 
     @property
     def last_call(self) -> str:
@@ -130,16 +141,16 @@ class Glass:
             raise Stopped(
                 Failure("missing", f"the file has no {name}; it was there in the file to fill")
             )
-        return self._seen(found, name) if callable(found) else found
+        return self._seen(found, name, name) if callable(found) else found
 
-    def _seen(self, function: Callable, name: str) -> Callable:
-        """Return a function that does the same and is looked at."""
+    def _seen(self, function: Callable, name: str, said: str) -> Callable:
+        """Return a function that does the same and is looked at; in a call its name is said with how it was come by."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._inside:
                 return function(*args, **kwargs)
-            self._describe(function, name, args, kwargs)
-            before = _snapshot((args, kwargs))
+            before = self._describe(function, name, said, args, kwargs)
+            args, kwargs = _copied((args, kwargs))
             self._inside = True
             try:
                 returned = function(*args, **kwargs)
@@ -149,41 +160,69 @@ class Glass:
                 raise Stopped(_raised(error, self.last_call, self._module.__file__)) from None
             finally:
                 self._inside = False
-            if not _alike(before, _snapshot((args, kwargs))):
-                what = (
-                    f"{name} changes what it is given; whoever calls it still needs that as it was"
-                )
-                raise Stopped(Failure("changed", what, self.last_call))
-            self.last_returned = returned
+            after = _arguments(function, args, kwargs)
+            for place, value in before.items():
+                if not _alike(value, after[place]):
+                    what = f"{name} changes what it is given, {place}{_instead(value)}"
+                    raise Stopped(Failure("changed", what, self.last_call))
+            self.forms.append(form_of(returned))
             if inspect.isclass(function):
-                self._see_methods(returned, name)
+                self._see_methods(returned, name, self.last_call)
             return returned
 
         return call
 
-    def _describe(self, function: Callable, name: str, args: Any, kwargs: Any) -> None:
-        """Remember a call in words; refuse one that does not fit."""
+    def _describe(
+        self, function: Callable, name: str, said: str, args: Any, kwargs: Any
+    ) -> dict[str, Any]:
+        """Remember a call in words and return what it hands over, by name; refuse one that does not fit."""
         try:
-            bound = inspect.signature(function).bind(*args, **kwargs).arguments.items()
+            given = _arguments(function, args, kwargs)
         except TypeError as error:
-            given = ", ".join(
-                [*map(in_short, args), *(f"{k}={in_short(v)}" for k, v in kwargs.items())]
-            )
+            words = [*map(in_short, args), *(f"{k}={in_short(v)}" for k, v in kwargs.items())]
             what = f"{name} takes other arguments than in the file to fill: {error}"
-            raise Stopped(Failure("signature", what, f"{name}({given})")) from None
-        self.calls.append(f"{name}({', '.join(f'{k}={in_short(v)}' for k, v in bound)})")
+            raise Stopped(Failure("signature", what, f"{said}({', '.join(words)})")) from None
+        words = (f"{k}={in_short(v)}" for k, v in given.items())
+        self.calls.append(f"{said}({', '.join(words)})")
+        return given
 
-    def _see_methods(self, made: Any, name: str) -> None:
+    def _see_methods(self, made: Any, name: str, call: str) -> None:
         """Look at the methods of an object, too; torch finds its `forward` in the object first."""
+        found = set()
         for kind in type(made).__mro__:
             if kind.__module__ != self._module.__name__:
                 continue
             for attribute, method in vars(kind).items():
-                if inspect.isfunction(method) and not attribute.startswith("_"):
-                    shown = name if attribute == "forward" else f"{name}.{attribute}"
-                    seen = self._seen(getattr(made, attribute), shown)
+                if attribute in found or attribute.startswith("_"):
+                    continue
+                found.add(attribute)
+                if inspect.isfunction(method):
+                    end = "" if attribute == "forward" else f".{attribute}"
+                    seen = self._seen(getattr(made, attribute), f"{name}{end}", f"{call}{end}")
                     with contextlib.suppress(AttributeError):  # an object that takes no attributes
                         setattr(made, attribute, seen)
+
+
+def _arguments(function: Callable, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Return what a call hands over by the names of the parameters; by place, where a function tells no names.
+
+    Raises:
+        TypeError: it does not fit.
+    """
+    try:
+        return dict(inspect.signature(function).bind(*args, **kwargs).arguments)
+    except ValueError:  # of what is built in
+        return {f"argument_{place}": value for place, value in enumerate(args, 1)} | kwargs
+
+
+def _instead(value: Any) -> str:
+    """Return how something is left as it was, by what it is."""
+    if isinstance(value, Tensor):
+        return ": masked_fill leaves it as it is, masked_fill_ does not; x = x + 1 does, x += 1 does not"
+    if isinstance(value, list | dict | set):
+        name = type(value).__name__
+        return f": work on a copy of the {name}, {name}(…)"
+    return ""
 
 
 def _loaded(version: Version) -> types.ModuleType:
@@ -260,30 +299,30 @@ def kept(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: kept(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [kept(part) for part in value]
-    return value
+        return (tuple if isinstance(value, tuple) else list)(map(kept, value))
+    return "a function, not what it returns" if inspect.isroutine(value) else value
 
 
-def _snapshot(value: Any) -> Any:
-    """Return a copy of what nobody should change: tensors but for parameters, lists, dictionaries, arrays."""
-    if isinstance(value, nn.Parameter):
-        return None
+def _copied(value: Any) -> Any:
+    """Return a copy of what nobody should change: tensors but for what is trained, lists, dictionaries, arrays."""
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return value if value.requires_grad or isinstance(value, nn.Parameter) else value.clone()
     if isinstance(value, dict):
-        return {key: _snapshot(part) for key, part in value.items()}
+        return {key: _copied(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_snapshot(part) for part in value]
-    return copy.copy(value) if isinstance(value, np.ndarray | set) else None
+        return (tuple if isinstance(value, tuple) else list)(map(_copied, value))
+    return copy.copy(value) if isinstance(value, np.ndarray | set) else value
 
 
 def _alike(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
     if isinstance(one, Tensor):
         return one.shape == other.shape and torch.equal(
             torch.nan_to_num(one), torch.nan_to_num(other)
         )
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
-    if isinstance(one, list):
+    if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(_alike, one, other))
     return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else one == other

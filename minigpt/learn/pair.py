@@ -24,7 +24,7 @@ from typing import Any, TextIO
 import torch
 import torch.distributed as dist
 
-from minigpt.learn.answers import in_short
+from minigpt.learn.forms import in_short
 from minigpt.learn.outcome import Answer, Failure, Outcome, look_at
 from minigpt.learn.path import Exercise, find
 from minigpt.learn.versions import Version, rules_of
@@ -63,10 +63,8 @@ def look_together(exercise: Exercise, number: int, version: Version, seconds: fl
         # Who waits hears that the other one has ended as an error of the connection.
         lost = isinstance(first, Failure) and "gloo/transport" in first.what
         return ALONE if lost else first
-    return Answer(
-        [one.value for _, one in found if isinstance(one, Answer)],
-        getattr(found[0][1], "calls", []),
-    )
+    answers = [one for _, one in found if isinstance(one, Answer)]
+    return Answer([one.value for one in answers], answers[0].calls, answers[0].forms)
 
 
 class Team:
@@ -165,7 +163,7 @@ def _packed(outcome: Outcome) -> str:
         _unpacked(line := base64.b64encode(held.getvalue()).decode())
     except (TypeError, AttributeError, pickle.PickleError):
         value = in_short(getattr(outcome, "value", None))
-        return _packed(Failure("unusable", f"what came back cannot be used; it was {value}"))
+        return _packed(Failure("unusable", f"{value}, which cannot be used"))
     return line
 
 

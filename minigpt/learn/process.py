@@ -22,14 +22,13 @@ from typing import Any
 
 from minigpt.errors import UserError
 from minigpt.learn.path import Exercise, find
-from minigpt.learn.words import Verdict
+from minigpt.learn.words import PRINTED, Verdict
 
 SECONDS = 20.0  # that the code may take in one check
 GRACE = 5.0  # seconds until it is ended by force
 IN_ALL = 900.0  # seconds for everything, torch's start and the search for mistakes among it
 MEMORY_BYTES = 4 << 30  # more than torch takes when it has started
 FILE_BYTES = 64 << 20  # of a file that it may write
-PRINTED = 2000  # characters of what it prints that are kept
 LARGEST = 1 << 20  # bytes of a learner's file
 
 
@@ -69,7 +68,7 @@ def judge_apart(exercise: Exercise, file: Path, seconds: float = SECONDS) -> Ver
         if verdict.exists():
             found = Verdict.of(json.loads(verdict.read_bytes()))
         else:
-            found = _without(process.returncode if in_time else None, notes)
+            found = _without(process.returncode if in_time else None, notes, seconds)
         return replace(found, printed="".join(printed))
 
 
@@ -89,7 +88,7 @@ def source_of(file: Path) -> str:
             f"{file} is {file.stat().st_size:,} bytes large; a file of Python was wanted"
         )
     try:
-        return file.read_text("utf-8")
+        return file.read_text("utf-8-sig")  # some editors begin a file with a mark
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8: byte {error.start}; save it as UTF-8") from None
 
@@ -125,13 +124,13 @@ def _end(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def _without(status: int | None, notes: Path) -> Verdict:
-    """Return the verdict on a process that left none."""
+def _without(status: int | None, notes: Path, seconds: float) -> Verdict:
+    """Return the verdict on a process that left none; a check may take so many seconds."""
     at: dict[str, Any] = (
         json.loads(notes.read_bytes()) if notes.exists() else {"title": "the file can be loaded"}
     )
     if status is None:
-        kind, what = "endless", "it comes to no end"
+        kind, what = "endless", f"it took more than {seconds:g} s"
     elif status < 0:
         name = signal.Signals(-status).name
         kind, what = "crash", f"it crashed the process ({name})"

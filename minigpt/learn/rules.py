@@ -6,12 +6,16 @@ solution, one at a time and two together: the one that gives what the learner's 
 its hint is shown. So a hint depends on what code does, never on how it is written.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
+
+from minigpt.learn.forms import form_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -80,6 +84,27 @@ def filled(module: M, size: float = 0.3) -> M:
             numbers = size * drawn(*parameter.shape, seed=seed)
             parameter.copy_(1 + numbers if name.endswith("norm.weight") else numbers)
     return module
+
+
+@contextlib.contextmanager
+def no_seeds() -> Generator[None]:
+    """Within, torch.manual_seed does nothing: who seeds a training has the losses of the known mistakes, too."""
+    with mock.patch.object(torch, "manual_seed", return_value=torch.default_generator):
+        yield
+
+
+def look_like_ids(ids: Any, longest: int) -> None:
+    """Do nothing with (1, T) ids, T up to `longest`, as a model wants them.
+
+    Raises:
+        ValueError: they are something else; the message says what.
+    """
+    if not isinstance(ids, Tensor):
+        raise ValueError(f"the model wants a tensor of ids, and got {form_of(ids)}")
+    if ids.dim() != 2 or ids.size(0) != 1:
+        raise ValueError(f"the model wants ids of shape (1, T), and got {tuple(ids.shape)}")
+    if ids.size(1) > longest:
+        raise ValueError(f"{ids.size(1)} positions, but block_size is {longest}")
 
 
 def names_and_shapes(module: nn.Module) -> dict[str, list[int]]:

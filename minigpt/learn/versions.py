@@ -4,12 +4,15 @@ import functools
 import importlib
 import itertools
 import linecache
+import sys
 import types
 from dataclasses import dataclass, field
 from typing import Any
 
 from minigpt.learn.path import Exercise
 from minigpt.learn.rules import Check, Mistake
+
+NAME = "<exercise>"  # of the module that code becomes; nothing that can be imported is called so
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,15 @@ class Version:
 
     @property
     def module(self) -> types.ModuleType:
-        """The code, run once."""
-        if "module" not in self._loaded:
+        """The code, run once; Python knows it as a module, as dataclasses and others need."""
+        if "module" in self._loaded:
+            sys.modules[NAME] = self._loaded["module"]
+        else:
             code = compile(self.source, self.file, "exec", dont_inherit=True)
             linecache.cache[self.file] = (len(self.source), None, self.source.splitlines(True), self.file)  # fmt: skip
-            module = types.ModuleType("exercise", None)
+            module = types.ModuleType(NAME, None)
             module.__file__ = self.file
+            sys.modules[NAME] = module
             exec(code, module.__dict__)
             self._loaded["module"] = module
         return self._loaded["module"]

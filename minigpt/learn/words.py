@@ -5,18 +5,24 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from minigpt.errors import plain
+from minigpt.learn.forms import all_shown
 from minigpt.learn.path import EXERCISES, Exercise
 
 WIDTH = 100
 LEFT = 13  # where text begins that stands behind a word
+PRINTED = 2000  # characters of what the code prints that are kept
+PRINTED_LINES = 20  # of them that are shown
 # What is to be said where a failure says nothing of what to do.
 GENERAL = {
     "syntax": "Python cannot read the file; mend that line or the one before it.",
     "missing": "minigpt learn start writes the file to fill, with all the names that are called.",
     "unwritten": "Fill in its body; what goes in and what comes out is in its docstring.",
     "signature": "Take the arguments as they stand in the file to fill; learn start --out OTHER writes it anew.",
-    "changed": "Work on a copy, or with what makes something new: masked_fill, not masked_fill_; x = x + 1 for x += 1.",
-    "endless": "A loop does not end. Print what changes in it, and look at when it should stop.",
+    "changed": "Whoever calls it still needs that as it was. Work on a copy, or make something new.",
+    "unusable": "Something else comes back than the docstring says. Print it, and compare.",
+    "form": "Return just what the docstring says: of that shape and type, and nothing beside it.",
+    "endless": "A loop does not end, or the code is very slow. Print what changes in the loop, and look at when it "
+    "should stop; loops over positions and channels become products of matrices.",
     "waiting": "Look for a call of torch.distributed inside of an if that depends on the rank.",
     "crash": "The last thing it did is in the line above; call it by itself.",
     "ended": "A check wants something back from each function; none should end Python.",
@@ -74,10 +80,7 @@ def said(exercise: Exercise, verdict: Verdict) -> str:
     """Return a verdict as a learner reads it."""
     blocks = [[f"  ✓ {title}" for title in verdict.held]]
     if verdict.printed:
-        blocks.insert(
-            0,
-            ["Your file printed:", *(f"  │ {plain(x)}" for x in verdict.printed.splitlines()[:20])],
-        )
+        blocks.insert(0, _printed(verdict.printed))
     if verdict.passed:
         blocks.insert(0, [f"Passed: {exercise.title}"])
         ours = f"minigpt/learn/exercises/{exercise.name}/solution.py"
@@ -101,13 +104,21 @@ def said(exercise: Exercise, verdict: Verdict) -> str:
         named = f"{name[0].upper()}{name[1:]}. {text}" if name else text
         blocks.append(textwrap.wrap(named, WIDTH, initial_indent="  ", subsequent_indent="  "))
     if not advice and verdict.expected:
-        blocks.append(
-            [
-                "  No known mistake gives this. Work the case above out by hand, step by step, and print yours."
-            ]
-        )
+        if all_shown(verdict.call):
+            what = "Work the case above out by hand, step by step, and print yours."
+        else:
+            what = "Print yours, step by step, and compare it with what the page says."
+        blocks.append([f"  No known mistake gives this. {what}"])
     blocks.append(_behind("Read", f"minigpt learn show {exercise.name}; {exercise.pointer}"))
     return _together(blocks)
+
+
+def _printed(text: str) -> list[str]:
+    """Return what the code printed, its beginning."""
+    lines = text.splitlines()
+    cut = len(lines) > PRINTED_LINES or len(text) >= PRINTED
+    first = [f"  │ {plain(line)}" for line in lines[:PRINTED_LINES]]
+    return ["Your file printed:", *first, *["  │ … and more"] * cut]
 
 
 def _behind(word: str, text: str) -> list[str]:

@@ -7,8 +7,9 @@ from minigpt.learn.rules import Mistake, check, drawn
 
 @check()
 def one_head(module):
-    """two queries over two keys"""
-    query, key, value = (drawn(1, 1, 2, 2, seed=seed).round(decimals=1) for seed in range(3))
+    """two queries over four keys"""
+    shapes = ((2, 3), (4, 3), (4, 3))
+    query, key, value = (drawn(1, 1, *shapes[i], seed=i).round(decimals=1) for i in range(3))
     return module.attend(2 * query, key, value)
 
 
@@ -28,11 +29,19 @@ def masked(module):
 
 @check()
 def large_scores(module):
-    """scores of thousands give no NaN"""
-    return module.attend(*(100 * drawn(1, 2, 3, 4, seed=seed) for seed in range(3)))
+    """scores of thousands give no NaN, and the mask hides them as well"""
+    large = [1000 * drawn(1, 2, 3, 4, seed=seed) for seed in range(3)]
+    mask = torch.tensor([[0, 1, 0], [1, 1, 0], [1, 0, 1]]).bool()
+    return [module.attend(*large), module.attend(*large, mask)]
 
 
 MISTAKES = [
+    Mistake(
+        "not transposed",
+        """The keys are not transposed. (T, D) times (S, D) does not go; (T, D) times (D, S) gives a score of each query with
+        each key: key.transpose(-2, -1).""",
+        {"key.transpose(-2, -1)": "key"},
+    ),
     Mistake(
         "scale",
         """The scores are not divided by √D. A dot product over D channels has a variance of D; without the root the
@@ -62,6 +71,11 @@ MISTAKES = [
         {"softmax(dim=-1)": "softmax(dim=0)"},
     ),
     Mistake(
+        "softmax twice",
+        """The softmax is taken twice. Weights that add up to 1 are made nearly equal by a second one.""",
+        {"softmax(dim=-1)": "softmax(dim=-1).softmax(dim=-1)"},
+    ),
+    Mistake(
         "no softmax",
         """The values are weighted with the scores themselves. The softmax makes positive weights of them that add up
         to 1.""",
@@ -83,6 +97,20 @@ MISTAKES = [
         """A hidden score is set to 0, but exp(0) = 1 is a weight like any other. Only minus infinity becomes 0 in the
         softmax.""",
         {'float("-inf")': "0.0"},
+    ),
+    Mistake(
+        "mask with a number too small",
+        """A hidden score is set to -100, or some such number, and a score may well be less than that. Only minus infinity is
+        below all of them.""",
+        {'float("-inf")': "-100.0"},
+        {'float("-inf")': "-1000.0"},
+        {'float("-inf")': "-10000.0"},
+    ),
+    Mistake(
+        "mask added",
+        """The mask is added to the scores: true counts as 1. It is bool here, and says what stays; what is false becomes minus
+        infinity.""",
+        {'scores.masked_fill(~mask, float("-inf"))': "scores + mask"},
     ),
     Mistake(
         "mask after softmax",

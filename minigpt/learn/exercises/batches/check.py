@@ -48,18 +48,18 @@ def orders_differ(module):
     for key in ((1, 0), (1, 1), (2, 0), (2, 1), (1, 0)):
         random.seed(len(orders))
         torch.manual_seed(len(orders))
-        orders.setdefault(key, []).append(tuple(module.epoch_order(40, *key)))
-    return {
-        "an epoch again": "the same" if len(set(orders[1, 0])) == 1 else "another order",
-        "other epochs": "the same" if orders[1, 0][0] == orders[1, 1][0] else "another order",
-        "other seeds": "the same" if orders[1, 0][0] == orders[2, 0][0] else "another order",
-        "the first epoch": "sorted"
-        if list(orders[1, 0][0]) == sorted(orders[1, 0][0])
-        else "shuffled",
-        "seed 1, epoch 1 and seed 2, epoch 0": "the same"
-        if orders[1, 1][0] == orders[2, 0][0]
-        else "another order",
+        order = [int(number) for number in module.epoch_order(40, *key)]
+        orders.setdefault(key, []).append(order)
+    (first, again), (second,), (other,), (both,) = orders.values()
+    pairs = {
+        "an epoch again": (first, again),
+        "epochs 0 and 1": (first, second),
+        "seeds 1 and 2, epoch 0": (first, other),
+        "seeds 1 and 2, epoch 1": (second, both),
+        "seed 1, epoch 1 and seed 2, epoch 0": (second, other),
+        "the text and an epoch": (list(range(40)), first),
     }
+    return {name: "the same" if a == b else "another order" for name, (a, b) in pairs.items()}
 
 
 @check()
@@ -80,6 +80,13 @@ def each_once(module):
     starts = _starts(module, range(13))
     again = "the same order" if starts[:13] == starts[13:] else "another order"
     return {"first epoch": sorted(starts[:13]), "second epoch": sorted(starts[13:]), "in": again}
+
+
+@check()
+def other_seeds(module):
+    """another seed gives other batches"""
+    one, other = (_starts(module, range(6), seed=seed) for seed in (1, 2))
+    return "the same" if one == other else "others"
 
 
 @check()
@@ -156,11 +163,15 @@ MISTAKES = [
         "seed ignored",
         """Every seed gives the same order, so that a run cannot be repeated with other data order.""",
         {"{seed}/{epoch}": "{epoch}"},
+        {"epoch_order(windows, seed, epoch)": "epoch_order(windows, 42, epoch)"},
     ),
     Mistake(
-        "seed plus epoch",
-        """Seed and epoch are added, so epoch 1 of seed 1 is epoch 0 of seed 2. Use them as a pair.""",
+        "one number for two pairs",
+        """Seed and epoch are made into one number which other seeds and epochs give as well: where they are added, epoch 1 of
+        seed 1 is epoch 0 of seed 2; where they are multiplied, all seeds have the same epoch 0. Use them as a pair.""",
         {'f"{seed}/{epoch}"': "seed + epoch"},
+        {'f"{seed}/{epoch}"': "seed * epoch"},
+        {'f"{seed}/{epoch}"': "seed * (epoch + 1)"},
     ),
     Mistake(
         "global randomness",

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minigpt.learn.rules import Judged, Mistake, check, drawn, filled, names_and_shapes
+from minigpt.learn.rules import Judged, Mistake, check, drawn, filled, names_and_shapes, no_seeds
 
 
 def _followed(ids, order):
@@ -60,16 +60,18 @@ def a_loss_to_start_with(module):
 def learns(module):
     """after training, the loss on the training part is near what is possible"""
     ids = _followed(300, [0, 3, 1, 4, 2, 5])
-    model, _ = module.train_bigram(ids, 6)
+    with no_seeds():
+        model, _ = module.train_bigram(ids, 6)
     reached = _true_loss(model, ids[:270])
-    return Judged("learnt" if reached < 0.75 else f"a loss of {reached:.2f}", reached)
+    return Judged("a loss below 0.75" if reached < 0.75 else f"a loss of {reached:.2f}", reached)
 
 
 @check()
 def reports_what_is_held_out(module):
     """what is reported is the loss on the last tenth, which was not trained on"""
     ids = torch.cat((_followed(269, [0, 1, 2, 3, 4, 5]), _followed(29, [0, 2, 4, 1, 5, 3])))
-    model, reported = module.train_bigram(ids, 6)
+    with no_seeds():
+        model, reported = module.train_bigram(ids, 6)
     cut = len(ids) * 9 // 10
     parts = {"the last tenth": ids[cut:], "the training part": ids[:cut], "all of the text": ids}
     near = {name: abs(float(reported) - _true_loss(model, part)) for name, part in parts.items()}
@@ -127,6 +129,11 @@ MISTAKES = [
         "sum",
         """The loss is the sum over the positions. It is the mean, so that texts of any length compare.""",
         {"targets)": 'targets, reduction="sum")'},
+    ),
+    Mistake(
+        "divided by the ids",
+        """The sum is divided by the number of ids, but the first id is no target: n ids have n - 1 targets.""",
+        {"targets)": "targets) * len(targets) / len(ids)"},
     ),
     Mistake(
         "bits",

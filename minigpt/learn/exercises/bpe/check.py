@@ -115,6 +115,14 @@ MISTAKES = [
         },
     ),
     Mistake(
+        "a list",
+        """What join returns is a list, which cannot be the key of a dictionary. Return tuple(…).""",
+        {
+            "return tuple(joined)": "return joined",
+            "ids[i : i + 2] == pair": "tuple(ids[i : i + 2]) == pair",
+        },
+    ),
+    Mistake(
         "only the first",
         """Only the first occurrence of the pair is joined. All are.""",
         {
@@ -194,6 +202,11 @@ MISTAKES = [
         """Half a letter at the end raises UnicodeDecodeError. A model writes such ids now and then: decode with
         errors="replace".""",
         {'errors="replace"': ""},
+    ),
+    Mistake(
+        "bytes left out",
+        """Bytes that are not UTF-8 disappear, so that nobody sees that there was something. Each is to become U+FFFD, the
+        sign for it: errors="replace".""",
         {'"replace"': '"ignore"'},
     ),
     Mistake(

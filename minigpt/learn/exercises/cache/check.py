@@ -125,12 +125,18 @@ MISTAKES = [
     ),
     Mistake(
         "shared",
-        """All caches share what they keep: it belongs to the class and not to the object. One text reads what another has
-        written. Make it in __init__.""",
+        """All caches share what they keep: it belongs to the class, or is a default argument, which is made once for
+        all calls. One text reads what another has written. Make it in the body of __init__.""",
         {
             "        self.keys: Tensor | None = None\n        self.values: Tensor | None = None\n": "",
             "    def __init__(self) -> None:\n        self.length = 0\n": "    keys = values = None\n\n    def __init__(self) -> None:\n        self.length = 0\n",
             "self.keys, self.values, self.length = key, value": "Cache.keys, Cache.values, self.length = key, value",
+        },
+        {
+            "        self.keys: Tensor | None = None\n        self.values: Tensor | None = None\n": "",
+            "    def __init__(self) -> None:\n        self.length = 0\n": "    keys = values = None\n\n    def __init__(self) -> None:\n        self.length = 0\n",
+            "        if self.keys is not None and": "        self.length += key.size(2)\n        if self.keys is not None and",
+            "self.keys, self.values, self.length = key, value, key.size(2)": "Cache.keys, Cache.values = key, value",
         },
     ),
     Mistake(
@@ -138,6 +144,12 @@ MISTAKES = [
         """The new queries are treated as the first positions: they see too little of what was seen. The diagonal moves by
         `seen`.""",
         {".tril(seen)": ".tril()"},
+    ),
+    Mistake(
+        "mask after writing",
+        """The mask is made with the length after writing, in which the new positions are counted already. Read cache.length
+        before.""",
+        {"mask = visible(new, seen)": "mask = visible(new, cache.length)"},
     ),
     Mistake(
         "not causal",

@@ -1,5 +1,6 @@
 """A character tokenizer: the order of its ids, round trips, and what it refuses."""
 
+from minigpt.learn.forms import with_article
 from minigpt.learn.rules import Mistake, check
 
 
@@ -43,11 +44,12 @@ def refuses(module):
     tokenizer = module.Characters("abc")
     encode = type(tokenizer).encode
     try:
-        made = encode(tokenizer, "abxc")
+        made = encode(tokenizer, "abßc")
     except ValueError as error:
-        return "refused by name" if "x" in str(error) else "refused without naming 'x'"
+        named = any(name in str(error) for name in ("ß", ascii("ß")[1:-1], "00DF"))
+        return f"a ValueError that {'names' if named else 'does not name'} 'ß'"
     except Exception as error:
-        return f"refused with a {type(error).__name__}"
+        return with_article(type(error).__name__)
     return f"encoded as {list(made)}"
 
 
@@ -106,9 +108,22 @@ MISTAKES = [
         },
     ),
     Mistake(
-        "KeyError",
-        """The dictionary's own KeyError comes out. Whoever calls encode is promised a ValueError with a sentence.""",
+        "another error",
+        """Another error than a ValueError comes out, such as the dictionary's own KeyError, or that of an assert, which
+        python -O leaves out. Whoever calls encode is promised a ValueError with a sentence.""",
         {"            if character not in self.ids:\n": "            if False:\n"},
+        {"raise ValueError(": "raise AssertionError("},
+        {"raise ValueError(": "raise IndexError("},
+        {"raise ValueError(": "raise Exception("},
+    ),
+    Mistake(
+        "size is a method",
+        """vocab_size is a method here, and a number is wanted that is there without a call: set it in __init__, or put
+        @property before the method.""",
+        {
+            "        self.vocab_size = len(self.alphabet)\n": "",
+            "    def decode(": "    def vocab_size(self):\n        return len(self.alphabet)\n\n    def decode(",
+        },
     ),
     Mistake(
         "nameless",

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minigpt.learn.rules import Mistake, check, drawn
+from minigpt.learn.rules import Mistake, check, drawn, look_like_ids
 
 
 class Model(nn.Module):
@@ -18,8 +18,7 @@ class Model(nn.Module):
 
     def forward(self, ids):
         """Return the logits, (1, T, 7)."""
-        if ids.size(1) > 3:
-            raise ValueError(f"{ids.size(1)} positions, but block_size is 3")
+        look_like_ids(ids, 3)
         self.gradients |= torch.is_grad_enabled()
         return self.dropout((F.one_hot(ids, 7).float() @ self.table).cumsum(1))
 
@@ -103,6 +102,11 @@ MISTAKES = [
         "input without a target",
         """The last window has one input more than targets: nothing follows the last id.""",
         {"[: len(ids) - 1 - start]": ""},
+    ),
+    Mistake(
+        "no batch",
+        """The model is given (T,) ids, and wants (1, T): a batch of one text. inputs[None] has one dimension more.""",
+        {"model(inputs[None])[0]": "model(inputs)"},
     ),
     Mistake(
         "mean of windows",

@@ -42,6 +42,13 @@ def after_others(module):
 
 
 @check()
+def large_scores(module):
+    """scores of thousands, seen and hidden"""
+    query, key, value = _three(4, 2, 3, 3, size=4)
+    return module.attend(100 * query, 100 * key, value)
+
+
+@check()
 def kept(module):
     """a cache holds keys and values of every layer"""
     return {
@@ -93,6 +100,13 @@ MISTAKES = [
         "not causal",
         """Positions see what comes after them.""",
         {'.masked_fill(hidden, float("-inf"))': ""},
+    ),
+    Mistake(
+        "hidden by a small number",
+        """A hidden score is set to -100, or some such number, and a score may well be less than that. Only minus infinity is
+        below all of them.""",
+        {'float("-inf")': "-100.0"},
+        {'float("-inf")': "-1000.0"},
     ),
     Mistake(
         "seen forgotten",

@@ -37,7 +37,19 @@ def causal(module):
     return {f"position {t}": "changes" if changed[t] else "stays" for t in range(6)}
 
 
+@check()
+def large_scores(module):
+    """scores of thousands, seen and hidden"""
+    return filled(module.Attention(4, 2), 1.0)(200 * drawn(1, 4, 4, seed=1))
+
+
 MISTAKES = [
+    Mistake(
+        "keys not transposed",
+        """The keys are not transposed. (T, D) times (T, D) does not go; (T, D) times (D, T) gives a score of each query with
+        each key: key.transpose(-2, -1).""",
+        {"query @ key.transpose(-2, -1)": "query @ key"},
+    ),
     Mistake(
         "cut without transposing",
         """The heads are cut with view(B, H, T, D), which has the right shape and the wrong numbers: it gives the first head the
@@ -102,6 +114,25 @@ MISTAKES = [
         "hidden by zero",
         """A hidden score is 0, and exp(0) = 1 is a weight like any other. Only minus infinity gets none.""",
         {'float("-inf")': "0.0"},
+    ),
+    Mistake(
+        "hidden by a small number",
+        """A hidden score is set to -100, or some such number, and a score may well be less than that. Only minus infinity is
+        below all of them.""",
+        {'float("-inf")': "-100.0"},
+        {'float("-inf")': "-1000.0"},
+    ),
+    Mistake(
+        "hidden too late",
+        """Weights are set to 0 after the softmax, so what is left no longer adds up to 1. Hide the scores before it.""",
+        {
+            'scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)': "scores.softmax(dim=-1) * ~hidden"
+        },
+    ),
+    Mistake(
+        "scaled twice",
+        """The scores are divided by √D twice; F.scaled_dot_product_attention does it by itself.""",
+        {"query.size(-1) ** 0.5": "query.size(-1)"},
     ),
     Mistake(
         "no output",

@@ -21,8 +21,9 @@ def _used(module, **options):
 @check()
 def parameters(module):
     """A is (rank, inputs) and B is (outputs, rank)"""
-    layer = _lora(module)
-    return {"A": list(layer.A.shape), "B": list(layer.B.shape), "scale": layer.scale}
+    layer, other = _lora(module), _lora(module, rank=3, alpha=1.5)
+    shapes = {"A": list(layer.A.shape), "B": list(layer.B.shape)}
+    return shapes | {"scale of 6 / 2": layer.scale, "scale of 1.5 / 3": other.scale}
 
 
 @check()
@@ -109,11 +110,12 @@ MISTAKES = [
         },
     ),
     Mistake(
-        "A large",
+        "size of A",
         """The numbers of A do not have a standard deviation of 1 / √inputs, so what A makes of an input is not of its size.""",
         {" / base.in_features**0.5)": ")"},
         {"base.in_features**0.5": "base.in_features"},
         {"base.in_features**0.5": "rank**0.5"},
+        {"torch.randn(rank, base.in_features)": "(2 * torch.rand(rank, base.in_features) - 1)"},
     ),
     Mistake(
         "not frozen",
@@ -147,6 +149,11 @@ MISTAKES = [
         """The change is multiplied by alpha · rank, or by rank / alpha. It is alpha / rank.""",
         {"self.scale = alpha / rank": "self.scale = alpha * rank"},
         {"self.scale = alpha / rank": "self.scale = rank / alpha"},
+    ),
+    Mistake(
+        "scale a whole number",
+        """alpha is divided by rank with //, which leaves nothing of 1.5 / 3. Divide with /.""",
+        {"self.scale = alpha / rank": "self.scale = alpha // rank"},
     ),
     Mistake(
         "scale by a root",

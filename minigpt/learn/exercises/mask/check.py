@@ -14,8 +14,7 @@ def four_by_hand(module):
 @check()
 def four_made(module):
     """four positions, made"""
-    mask = module.causal_mask(4)
-    return [mask.dtype == torch.bool, mask.int().tolist()]
+    return module.causal_mask(4)
 
 
 @check()
@@ -34,6 +33,12 @@ def weights(module):
 def weights_after_others(module):
     """the same for many heads, with positions seen before"""
     return module.causal_weights(drawn(2, 3, 2, 5))
+
+
+@check()
+def small_scores(module):
+    """scores far below zero: what may not be seen is below all of them"""
+    return module.causal_weights(drawn(4, 4, seed=2) - 20000)
 
 
 MISTAKES = [
@@ -98,6 +103,39 @@ MISTAKES = [
         {'masked_fill(hidden, float("-inf"))': "mul(~hidden)"},
     ),
     Mistake(
+        "hidden by a small number",
+        """A hidden score is set to -100, or some such number, and a score may well be less than that. Only minus infinity is
+        below all of them.""",
+        {'float("-inf")': "-100.0"},
+        {'float("-inf")': "-1000.0"},
+        {'float("-inf")': "-10000.0"},
+    ),
+    Mistake(
+        "0 / 0",
+        """exp of a score far below zero is 0, and 0 / 0 is NaN. torch.softmax takes the largest score off first, which changes
+        nothing else; use it, or do the same.""",
+        {
+            'scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)': "scores.exp() * ~hidden / (scores.exp() * ~hidden).sum(-1, keepdim=True)"
+        },
+    ),
+    Mistake(
+        "not bool",
+        """The mask is right, but a tensor of numbers. A mask of true and false is asked for, dtype=torch.bool: ~mask and
+        masked_fill want one, and F.scaled_dot_product_attention adds a mask of numbers to the scores.""",
+        {
+            "dtype=torch.bool).tril(seen)": "dtype=torch.float).tril(seen)",
+            "~causal_mask(": "0 == causal_mask(",
+        },
+        {
+            "dtype=torch.bool).tril(seen)": "dtype=torch.int).tril(seen)",
+            "~causal_mask(": "0 == causal_mask(",
+        },
+        {
+            "dtype=torch.bool).tril(seen)": "dtype=torch.long).tril(seen)",
+            "~causal_mask(": "0 == causal_mask(",
+        },
+    ),
+    Mistake(
         "hidden too late",
         """Weights are set to 0 after the softmax: what is left adds up to less than 1, and all the less the earlier the
         position. Hide the scores before it.""",
@@ -109,6 +147,14 @@ MISTAKES = [
         "softmax dimension",
         """The softmax is taken over the queries. The weights of one query over the keys add up to 1: dim=-1.""",
         {"softmax(dim=-1)": "softmax(dim=-2)"},
+    ),
+    Mistake(
+        "softmax twice",
+        """The softmax is taken twice. Weights that add up to 1 are made nearly equal by a second one.""",
+        {"softmax(dim=-1)": "softmax(dim=-1).softmax(dim=-1)"},
+        {
+            'scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)': "(scores.softmax(dim=-1) * ~hidden).softmax(dim=-1)"
+        },
     ),
     Mistake(
         "read inverted",

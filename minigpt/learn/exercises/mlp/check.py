@@ -39,11 +39,16 @@ def swiglu_of_many(module):
 @check()
 def widths(module):
     """two thirds of 4C, rounded up to a multiple"""
-    return {f"C {c}, multiple {m}": int(module.hidden_channels(c, m)) for c, m in ((96, 1), (100, 32), (384, 64), (12, 32), (768, 256))}  # fmt: skip
+    return {f"C {c}, multiple {m}": int(module.hidden_channels(c, m)) for c, m in ((96, 1), (100, 1), (100, 32), (384, 64), (12, 32), (768, 256))}  # fmt: skip
 
 
 MISTAKES = [
     Mistake("not squared", """The square is missing: that is a plain ReLU.""", {".square()": ""}),
+    Mistake(
+        "not transposed",
+        """The matrices are not transposed. up is (F, C), as in nn.Linear, and x is (…, C): x @ up.T, or F.linear(x, up).""",
+        {"F.linear(F.relu(F.linear(x, up)).square(), down)": "F.relu(x @ up).square() @ down"},
+    ),
     Mistake(
         "squared first",
         """It is squared before the ReLU, and a square is never negative: nothing is cut off. ReLU first, then the square.""",
@@ -103,9 +108,7 @@ MISTAKES = [
         """8C/3 is rounded down, or to the nearest multiple. It is rounded up.""",
         {"-(-wanted // (3 * multiple)) * multiple": "wanted // (3 * multiple) * multiple"},
         {"-(-wanted // (3 * multiple)) * multiple": "round(wanted / 3 / multiple) * multiple"},
-        {
-            "-(-wanted // (3 * multiple)) * multiple": "-(-(wanted // 3) // multiple) * multiple - (multiple if n_embd == 12 else 0)"
-        },
+        {"-(-wanted // (3 * multiple)) * multiple": "-(-(wanted // 3) // multiple) * multiple"},
     ),
     Mistake(
         "always one more",

@@ -6,6 +6,14 @@ import torch.nn.functional as F
 from minigpt.learn.rules import Mistake, check, drawn, filled, names_and_shapes
 
 
+def _tied(head, embedding):
+    if head is embedding:
+        return "one parameter"
+    if head.data_ptr() == embedding.data_ptr():
+        return "two parameters on the same numbers"
+    return "two parameters with equal numbers" if torch.equal(head, embedding) else "different"
+
+
 def _gpt(module, n_layer=2):
     return module.GPT(vocab_size=11, block_size=8, n_layer=n_layer, n_head=2, n_embd=4)
 
@@ -35,9 +43,7 @@ def parameters(module):
     own = {id(p) for p in model.parameters()}
     inside = sum(p.numel() for p in model.parameters() if p.dim() == 2)
     return {
-        "head and embedding": "equal"
-        if torch.equal(model.head.weight, model.embedding.weight)
-        else "different",
+        "head and embedding": _tied(model.head.weight, model.embedding.weight),
         "numbers in matrices": inside,
         "parameters": len(own),
     }
@@ -64,6 +70,23 @@ def causal(module):
     }
 
 
+@check()
+def first_weights(module):
+    """all matrices are drawn from normal(0, 0.02)"""
+    model = module.GPT(vocab_size=200, block_size=64, n_layer=2, n_head=4, n_embd=64)
+    said = {}
+    for name, matrix in model.named_parameters():
+        # What adds to the stream may be smaller, by the root of how often that is done: GPT-2 has it so.
+        sizes = (
+            (0.02, 0.02 / 4**0.5) if name.endswith(("output.weight", "down.weight")) else (0.02,)
+        )
+        found = matrix.std().item()
+        if matrix.dim() == 2:
+            right = any(0.9 < found / size < 1.1 for size in sizes)
+            said[name] = "normal(0, 0.02)" if right else f"numbers of size {found:.2g}"
+    return said
+
+
 @check(within=0.05)
 def first_loss(module):
     """a new model has a loss near ln V"""
@@ -83,6 +106,12 @@ MISTAKES = [
         """Another function than GELU stands between the layers of the MLP.""",
         {"F.gelu(self.up(x))": "F.relu(self.up(x))"},
         {"F.gelu(self.up(x))": "F.silu(self.up(x))"},
+    ),
+    Mistake(
+        "GELU of GPT-2",
+        """It is GELU in the approximation with tanh that GPT-2 has. It is as good, but its numbers are others, by up to 0.0005:
+        here the exact one is asked for, F.gelu(x).""",
+        {"F.gelu(self.up(x))": 'F.gelu(self.up(x), approximate="tanh")'},
     ),
     Mistake(
         "activation at the end",
@@ -120,6 +149,12 @@ MISTAKES = [
         {"self.attention(self.attention_norm(x))": "self.attention(x)"},
     ),
     Mistake(
+        "one norm for both",
+        """Attention and MLP read the same norm. Each part has its own, with its own gains.""",
+        {"self.mlp(self.mlp_norm(x))": "self.mlp(self.attention_norm(x))"},
+        {"self.attention(self.attention_norm(x))": "self.attention(self.mlp_norm(x))"},
+    ),
+    Mistake(
         "norm added",
         """What is added to is norm(x), not x: the stream itself passes through a norm in each block. Keep x, and give norm(x)
         to the part alone.""",
@@ -151,6 +186,19 @@ MISTAKES = [
         {
             "        self.head.weight = self.embedding.weight\n": "",
             "std=0.02)": "std=0.02)\n        self.head.weight.data.copy_(self.embedding.weight)",
+        },
+    ),
+    Mistake(
+        "tied by data",
+        """Head and embedding are two parameters on the same numbers. Each has its own part of the gradient, so that
+        an optimiser moves the numbers twice, and on another device they are apart. Tied means one parameter:
+        self.head.weight = self.embedding.weight.""",
+        {
+            "        self.head.weight = self.embedding.weight\n": "",
+            "std=0.02)": "std=0.02)\n        self.head.weight.data = self.embedding.weight.data",
+        },
+        {
+            "self.head.weight = self.embedding.weight\n": "self.head.weight = nn.Parameter(self.embedding.weight.data)\n"
         },
     ),
     Mistake(
@@ -202,9 +250,20 @@ MISTAKES = [
     ),
     Mistake(
         "large first weights",
-        """The first loss is far from ln V: the first logits are too large, because nn.Embedding draws from normal(0, 1) and
-        the head shares its weight. Draw all matrices from normal(0, 0.02).""",
+        """The first matrices are too large: nn.Embedding draws from normal(0, 1), and nn.Linear from a range that depends on
+        its width. Draw all matrices from normal(0, 0.02), or the first loss may be far from ln V.""",
         {"                nn.init.normal_(parameter, std=0.02)": "                pass"},
         {"std=0.02": "std=1.0"},
+        {"nn.init.normal_(parameter, std=0.02)": "nn.init.xavier_uniform_(parameter)"},
+        {
+            "        self.head.weight = self.embedding.weight\n": "        self.embedding.weight = self.head.weight\n",
+            "                nn.init.normal_(parameter, std=0.02)": "                pass",
+        },
+        {
+            "        for parameter in self.parameters():\n            if parameter.dim() == 2:\n": "        for parameter in [self.embedding.weight]:\n            if True:\n"
+        },
+        {
+            "        for parameter in self.parameters():\n            if parameter.dim() == 2:\n": "        for parameter in [self.embedding.weight, self.position_embedding.weight]:\n            if True:\n"
+        },
     ),
 ]

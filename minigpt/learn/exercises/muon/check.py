@@ -5,6 +5,12 @@ import torch
 from minigpt.learn.rules import Mistake, check, drawn
 
 
+@check()
+def kind(module):
+    """float32 in, float32 out"""
+    return str(module.orthogonal(drawn(2, 3)).dtype)
+
+
 @check(within=1e-3)
 def one_iteration(module):
     """one iteration on a small matrix"""
@@ -85,6 +91,20 @@ MISTAKES = [
         {"range(iterations)": "range(1)"},
     ),
     Mistake(
+        "bfloat16",
+        """It is computed in bfloat16, with three digits. That is how it is done on a GPU, where it is faster and good enough; here
+        float32 is asked for, so that it can be compared.""",
+        {"x = matrix / matrix.norm()": "x = matrix.bfloat16() / matrix.bfloat16().norm()"},
+        {
+            "x = matrix / matrix.norm()": "x = matrix.bfloat16()\n    x = x / (x.norm() + 1e-7)",
+            "A * x + B * square @ x + C * square @ square @ x\n    return x": "A * x + (B * square + C * square @ square) @ x\n    return x.to(matrix.dtype)",
+        },
+        {
+            "x = matrix / matrix.norm()": "x = (matrix / matrix.norm()).bfloat16()",
+            "A * x + B * square @ x + C * square @ square @ x\n    return x": "A * x + (B * square + C * square @ square) @ x\n    return x.to(matrix.dtype)",
+        },
+    ),
+    Mistake(
         "left transposed",
         """The result of a tall matrix is not transposed back.""",
         {"orthogonal(matrix.T, iterations).T": "orthogonal(matrix.T, iterations)"},
@@ -134,6 +154,13 @@ MISTAKES = [
         {"max(weight.shape)": "min(weight.shape)"},
         {"max(weight.shape)": "weight.size(0)"},
         {"max(weight.shape)": "weight.size(1)"},
+    ),
+    Mistake(
+        "exchanged",
+        """Weight and mean are exchanged. The weight comes first.""",
+        {
+            "return weight - lr * scale * orthogonal(ahead), mean": "return mean, weight - lr * scale * orthogonal(ahead)"
+        },
     ),
     Mistake(
         "uphill",

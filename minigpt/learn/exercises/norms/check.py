@@ -111,6 +111,12 @@ MISTAKES = [
         {'    if kind == "pre":\n': "    if True:\n"},
     ),
     Mistake(
+        "last norm appended",
+        """What comes out of the last norm stands behind the stream after the last part, one tensor too many. It takes its
+        place: what comes out of the whole stack is the last.""",
+        {"stream[-1] = norm(stream[-1])": "stream.append(norm(stream[-1]))"},
+    ),
+    Mistake(
         "stream lost",
         """Each part is given the stream as it was at first. It reads what the parts before it have added to.""",
         {"step(stream[-1], norm, part)": "step(x, norm, part)"},

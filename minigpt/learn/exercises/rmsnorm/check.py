@@ -35,6 +35,13 @@ def layer_norm(module):
     return module.layer_norm(5 * drawn(2, 6) + 3, 1 + drawn(6, seed=1))
 
 
+@check()
+def layer_norm_of_little(module):
+    """LayerNorm has its eps inside the root, too, and equal numbers become zeros"""
+    x = torch.tensor([[0.1, -0.2, 0.2], [2.0, 2.0, 2.0]])
+    return module.layer_norm(x, torch.ones(3), 0.03)
+
+
 @check(within=2e-3)
 def sixteen_bits(module):
     """float16 in, float16 out, and no overflow between"""
@@ -77,16 +84,24 @@ MISTAKES = [
         "eps outside",
         """eps is added after the root. It stands inside, beside the mean square.""",
         {" + eps).sqrt()": ").sqrt() + eps"},
+        {
+            "rms_norm(wide - wide.mean(dim=-1, keepdim=True), gain, eps).to(x.dtype)": "((wide - wide.mean(-1, keepdim=True)) / (wide.std(-1, keepdim=True, correction=0) + eps) * gain).to(x.dtype)"
+        },
     ),
     Mistake(
         "no eps",
-        """Without eps a position of zeros is 0 / 0, NaN.""",
+        """Without eps a position of zeros is 0 / 0, NaN; in LayerNorm one of equal numbers as well.""",
         {" + eps).sqrt()": ").sqrt()"},
+        {
+            "rms_norm(wide - wide.mean(dim=-1, keepdim=True), gain, eps).to(x.dtype)": "((wide - wide.mean(-1, keepdim=True)) / wide.std(-1, keepdim=True, correction=0) * gain).to(x.dtype)"
+        },
     ),
     Mistake(
         "eps ignored",
         """eps is an argument; another number is used.""",
         {" + eps).sqrt()": " + 1e-6).sqrt()"},
+        {"dim=-1, keepdim=True), gain, eps)": "dim=-1, keepdim=True), gain)"},
+        {"dim=-1, keepdim=True), gain, eps)": "dim=-1, keepdim=True), gain, 1e-5)"},
     ),
     Mistake(
         "wrong dimension",

@@ -61,6 +61,11 @@ MISTAKES = [
         {"torch.arange(0, head_dim, 2) / head_dim": "torch.arange(head_dim // 2) / head_dim"},
     ),
     Mistake(
+        "whole exponents",
+        """The exponent is divided with //, and nothing is left of 2i/D: all pairs turn alike. Divide with /.""",
+        {"torch.arange(0, head_dim, 2) / head_dim": "torch.arange(0, head_dim, 2) // head_dim"},
+    ),
+    Mistake(
         "exponent positive",
         """The frequencies grow to theta and should fall to 1 / theta: the exponent is negative.""",
         {"theta ** -(": "theta ** ("},
@@ -99,6 +104,15 @@ MISTAKES = [
             "torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)": "torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)",
         },
         {"first, second = x.chunk(2, dim=-1)": "first, second = x[..., ::2], x[..., 1::2]"},
+    ),
+    Mistake(
+        "halves with the angles of neighbours",
+        """Two layouts are mixed: channels are paired by halves, and each angle is there twice in a row, as neighbours want it.
+        With halves it is torch.cat((angles, angles), dim=-1).""",
+        {
+            "frequencies(x.size(-1), theta))": "frequencies(x.size(-1), theta)).repeat_interleave(2, dim=-1)",
+            "torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)": "x * cos + torch.cat((-second, first), dim=-1) * sin",
+        },
     ),
     Mistake(
         "degrees",

@@ -53,6 +53,17 @@ def all_at_once(module):
     ]
 
 
+@check()
+def all_settings(module):
+    """each setting has a say in what is drawn"""
+    settings = ({"temperature": 0.0}, {"top_k": 2}, {"top_p": 0.7})
+    generator, found = torch.Generator().manual_seed(0), {}
+    for setting in settings:
+        draws = {int(module.sample(LOGITS, generator, **setting)) for _ in range(30)}
+        found[", ".join(f"{name} {value}" for name, value in setting.items())] = sorted(draws)
+    return found
+
+
 @check(within=0.1)
 def frequencies(module):
     """tokens are drawn as often as they are likely"""
@@ -175,8 +186,22 @@ MISTAKES = [
     ),
     Mistake(
         "settings lost",
-        """The draws do not follow the settings: pass temperature, top_k and top_p on to probabilities.""",
+        """The draws do not follow all of the settings: pass temperature, top_k and top_p on to probabilities.""",
         {"probabilities(logits, temperature, top_k, top_p)": "probabilities(logits)"},
+        {"probabilities(logits, temperature, top_k, top_p)": "probabilities(logits, temperature)"},
+        {"probabilities(logits, temperature, top_k, top_p)": "probabilities(logits, 1.0, top_k)"},
+        {
+            "probabilities(logits, temperature, top_k, top_p)": "probabilities(logits, 1.0, 0, top_p)"
+        },
+        {
+            "probabilities(logits, temperature, top_k, top_p)": "probabilities(logits, 1.0, top_k, top_p)"
+        },
+        {
+            "probabilities(logits, temperature, top_k, top_p)": "probabilities(logits, temperature, 0, top_p)"
+        },
+        {
+            "probabilities(logits, temperature, top_k, top_p)": "probabilities(logits, temperature, top_k)"
+        },
     ),
     Mistake(
         "all alike",

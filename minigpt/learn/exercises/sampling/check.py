@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minigpt.learn.rules import Mistake, check
+from minigpt.learn.rules import Mistake, check, look_like_ids
 
 
 class Oracle(nn.Module):
@@ -17,8 +17,7 @@ class Oracle(nn.Module):
 
     def forward(self, ids):
         """Return the logits, (1, T, 10)."""
-        if ids.size(1) > self.block_size:
-            raise ValueError(f"{ids.size(1)} positions, but block_size is {self.block_size}")
+        look_like_ids(ids, self.block_size)
         self.seen.append(ids[0].tolist())
         self.modes.append((self.training, torch.is_grad_enabled()))
         return self.weight * self.sharpness * F.one_hot((ids.cumsum(1) + 1) % 10, 10)
@@ -29,6 +28,7 @@ class Fixed(Oracle):
 
     def forward(self, ids):
         """Return the logits, (1, T, 4)."""
+        look_like_ids(ids, self.block_size)
         return torch.tensor([0.5, 0.3, 0.2, 1e-9]).log().expand(1, ids.size(1), 4)
 
 
@@ -42,7 +42,8 @@ def goes_on(module):
 def sees(module):
     """the model sees the last block_size ids"""
     oracle = Oracle()
-    return [list(module.generate(oracle, [1, 2, 3], 4, block_size=4, temperature=0)), oracle.seen]
+    made = list(module.generate(oracle, [1, 2, 3], 4, block_size=4, temperature=0))
+    return [made, oracle.seen[:4]]  # who asks once more than it takes is right, too
 
 
 @check()
@@ -56,7 +57,7 @@ def stops(module):
     """the stop token ends the text and is not in it"""
     return [
         list(module.generate(Oracle(), [1], 9, block_size=4, temperature=0, stop=stop))
-        for stop in (8, 2, 7)
+        for stop in (8, 2, 7, 0)
     ]
 
 
@@ -165,6 +166,11 @@ MISTAKES = [
         "never stops", """The stop token does not end the text.""", {"if new == stop": "if False"}
     ),
     Mistake(
+        "stop 0 ignored",
+        """A stop token of id 0 does not end the text: 0 counts as false, like None. Ask whether it is None.""",
+        {"if new == stop": "if stop and new == stop"},
+    ),
+    Mistake(
         "goes on after stop",
         """The stop token is left out, but the text goes on after it.""",
         {"            break\n": "            continue\n"},
@@ -200,6 +206,14 @@ MISTAKES = [
         "temperature multiplied",
         """The logits are multiplied by the temperature; they are divided by it.""",
         {"(logits / temperature)": "(logits * temperature)"},
+    ),
+    Mistake(
+        "softmax dimension",
+        """The softmax is taken over the texts of the batch, of which there is one, so that all tokens are equally likely. It is
+        taken over the V tokens: dim=-1.""",
+        {
+            "(logits / temperature).softmax(dim=-1)": "(logits / temperature)[None].softmax(dim=0)[0]"
+        },
     ),
     Mistake(
         "always the likeliest",

@@ -87,7 +87,8 @@ def two_updates(module):
 def several(module):
     """training: each update at its own rate"""
     model = _model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=9.0)
+    groups = [{"params": [p for p in model.parameters() if p.dim() == n]} for n in (2, 1)]
+    optimizer = torch.optim.SGD(groups, lr=9.0)
     batches = [
         (ids, ids.roll(-1, 1)) for ids in (IDS, IDS.flip(0), IDS.flip(1), IDS.T.contiguous(), IDS)
     ]
@@ -106,7 +107,7 @@ def learns(module):
         model, optimizer, [(ids, (ids + 1) % 6)] * 40, lr=0.1, min_lr=0.01, warmup=5, steps=40
     )
     reached = float(losses[-1])
-    return Judged("learnt" if reached < 0.1 else f"a loss of {reached:.2f}", reached)
+    return Judged("a loss below 0.1" if reached < 0.1 else f"a loss of {reached:.2f}", reached)
 
 
 MISTAKES = [
@@ -290,6 +291,11 @@ MISTAKES = [
         {"return loss.item(), norm.item()": "return loss.item(), min(1.0, norm.item())"},
     ),
     Mistake(
+        "exchanged",
+        """Loss and norm are exchanged. The loss comes first.""",
+        {"return loss.item(), norm.item()": "return norm.item(), loss.item()"},
+    ),
+    Mistake(
         "loss after the step",
         """The loss that is returned was taken after the step, on a batch that the model has just seen.""",
         {
@@ -305,6 +311,13 @@ MISTAKES = [
         "rate never set",
         """The learning rate of the optimiser stays what it was. Set group["lr"] of each group before each update.""",
         {'group["lr"] = learning_rate': "_ = learning_rate"},
+    ),
+    Mistake(
+        "rate of one group",
+        """Only one group of the optimiser is given the new rate, and there are two: matrices and vectors. Set group["lr"] of
+        each group.""",
+        {"for group in optimizer.param_groups:": "for group in optimizer.param_groups[:1]:"},
+        {"for group in optimizer.param_groups:": "for group in optimizer.param_groups[1:]:"},
     ),
     Mistake(
         "updates counted from 0",
