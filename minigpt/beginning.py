@@ -9,10 +9,13 @@ from typing import Any
 
 from minigpt.config import DataConfig, ModelConfig, RunConfig
 from minigpt.errors import UserError
+from minigpt.evaluate.measure import run_of
+from minigpt.files import cache_folder, expanded
 from minigpt.finetune.peft_format import is_adapter
 from minigpt.interop.causal import CausalLM, unsupported
 from minigpt.interop.loading import load_both, located
 from minigpt.model.transformer import GPT
+from minigpt.model.undrawn import Undrawn
 
 FREE = ("dropout", "block_size")  # of a shape: what training may have otherwise
 
@@ -50,13 +53,26 @@ class Beginning:
         self._opened: GPT | None = model
 
     def model(self) -> GPT:
-        """Return the model as it is elsewhere, in eval mode; a new one each time."""
+        """Return the model as it is elsewhere, in eval mode; a new one each time.
+
+        Raises:
+            UserError: other weights lie there by now.
+        """
         opened, self._opened = self._opened, None
-        return load_both(self.place)[0] if opened is None else opened
+        if opened is not None:
+            return opened
+        found = load_both(self.place)[0]
+        if _fingerprint_of(found) != self.fingerprint:
+            raise UserError(
+                f"{self.name} has changed since it was opened; run the same command again"
+            )
+        return found
 
     def model_of(self, shape: ModelConfig) -> GPT:
         """Return a new model of a shape that `checked_shape` has let pass, with these weights, in training mode."""
-        made, weights = GPT(shape), self.model().state_dict()
+        weights = self.model().state_dict()
+        with Undrawn():
+            made = GPT(shape)
         if shape.position == "learned":
             name = "position_embedding.weight"
             weights[name] = weights[name][: shape.block_size]
@@ -69,11 +85,11 @@ class Beginning:
         Raises:
             UserError: something else is asked than the model has.
         """
-        usual = dataclasses.replace(ModelConfig(), dropout=asked.dropout)
-        shape = dataclasses.replace(self.shape, dropout=asked.dropout)
-        if asked == usual:
-            return shape
-        shape = dataclasses.replace(shape, block_size=asked.block_size)
+        free = {name: getattr(asked, name) for name in FREE}
+        shape = dataclasses.replace(self.shape, **free)
+        if asked == dataclasses.replace(ModelConfig(), **free):  # nothing else is asked for
+            others = {n: v for n, v in free.items() if v != getattr(ModelConfig(), n)}
+            asked = shape = dataclasses.replace(self.shape, **others)
         wanted, found = dataclasses.asdict(asked), dataclasses.asdict(shape)
         if others := [f"{name} {found[name]}" for name in found if wanted[name] != found[name]]:
             raise UserError(
@@ -89,18 +105,35 @@ class Beginning:
 
     def checked_data(self, data: DataConfig) -> DataConfig:
         """Return the settings of a text with the tokenizer of this model, where they do not name one."""
-        if data.tokenizer != DataConfig().tokenizer:
+        known = (DataConfig().tokenizer, self.tokenizer.fingerprint())
+        if Path(data.tokenizer).name not in known:
             return data
-        return dataclasses.replace(data, tokenizer=str(self.place))
+        return dataclasses.replace(data, tokenizer=self.tokenizer_place())
 
     def layer(self) -> dict[str, Mapping[str, Any]]:
         """Return the settings that follow from it, for others to be laid over."""
-        return {"model": dataclasses.asdict(self.shape), "data": {"tokenizer": str(self.place)}}
+        shape, tokenizer = dataclasses.asdict(self.shape), {"tokenizer": self.tokenizer_place()}
+        return {"model": shape, "data": tokenizer}
+
+    def tokenizer_place(self) -> str:
+        """Return where its tokenizer lies: by its content in the cache, so that it stays wherever the model goes."""
+        folder = cache_folder() / "tokenizers" / self.tokenizer.fingerprint()
+        if not (folder / "tokenizer.json").is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            self.tokenizer.save(folder)
+        return str(folder)
+
+
+def begin_with(named: str) -> Beginning:
+    """Return the model that a run on a text begins with; the last one asked for is kept while it is the same."""
+    place = located(named)
+    files = sorted(place.iterdir()) if isinstance(place, Path) and place.is_dir() else [place]
+    stats = [path.stat() for path in files if isinstance(path, Path) and path.is_file()]
+    return _begin_with(named, tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
 
 
 @functools.lru_cache(maxsize=1)
-def begin_with(named: str) -> Beginning:
-    """Return the model that a run on a text begins with; the one that was asked for last is kept."""
+def _begin_with(named: str, _state: tuple[tuple[int, int], ...]) -> Beginning:
     return Beginning(named, "trained further")
 
 
@@ -112,10 +145,29 @@ def as_begun(config: RunConfig) -> RunConfig:
     """
     if not config.train.init_from:
         return config
+    if config.train.base:
+        raise UserError(
+            "train.init_from belongs to minigpt train, and train.base to minigpt finetune; leave one out"
+        )
     beginning = begin_with(config.train.init_from)
     return dataclasses.replace(
-        config, model=beginning.checked_shape(config.model), data=beginning.checked_data(config.data)
+        config, model=beginning.checked_shape(config.model), data=beginning.checked_data(config.data),
+        train=dataclasses.replace(config.train, init_from=beginning.name),
     )  # fmt: skip
+
+
+def check_elsewhere(named: str, out: Path | str) -> None:
+    """Refuse to write a run where the model lies that it begins with.
+
+    Raises:
+        UserError: `out` is that model, or the run that it is a checkpoint of.
+    """
+    if not named or named.startswith("hf:"):
+        return
+    place = expanded(named)
+    home = run_of(named) if place.is_dir() else place.resolve().parent
+    if home == expanded(str(out)).resolve():
+        raise UserError(f"--out {out} is the model that the run begins with; choose another --out")
 
 
 def _fingerprint_of(model: GPT) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from minigpt import config as settings
-from minigpt.beginning import as_begun
+from minigpt.beginning import as_begun, check_elsewhere
 from minigpt.config import DEFAULT_STEPS, RunConfig
 from minigpt.data.corpora import STANDARD_INPUT
 from minigpt.decisions import decide
@@ -116,6 +116,7 @@ def prepare_run(
     """
     started = time.monotonic() if started is None else started
     settings.check(config)
+    check_elsewhere(config.train.began_as, out)
     config = as_begun(config)
     check_trackers(config)
     config.train.sequences_at_once(ranks.size)

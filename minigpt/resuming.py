@@ -11,7 +11,7 @@ from minigpt.optim.schedule import WSD_DECAY
 HARMLESS = (
     "train.log_every", "train.checkpoint_every", "train.keep", "train.sample_every",
     "train.parallel", "train.shard_size",  # how many take part may change, and how with it
-    "data.source", "train.base",  # they may move: a fingerprint says whether they are the same
+    "data.source", "train.base", "train.init_from",  # they may move: a fingerprint says whether they are the same
 )  # fmt: skip
 FIXED = (
     "optim.name",

@@ -4,11 +4,13 @@ import dataclasses
 import json
 import time
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 
 import minigpt
+from minigpt import beginning
 from minigpt.beginning import Beginning, as_begun, begin_with
 from minigpt.cli import run
 from minigpt.config import DataConfig, ModelConfig, RunConfig, TrainConfig
@@ -29,7 +31,7 @@ IDS = torch.tensor([[116, 104, 101, 32, 256]])
 
 @pytest.fixture(autouse=True)
 def opened_anew():
-    begin_with.cache_clear()
+    beginning._begin_with.cache_clear()
 
 
 @pytest.fixture(params=["learned", "rope"])
@@ -123,7 +125,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(folder, text, tmp_path)
     stop_after(job, 4)
     with pytest.raises(KeyboardInterrupt):
         job.fit()
-    begin_with.cache_clear()
+    beginning._begin_with.cache_clear()
     minigpt.train(config, tmp_path / "parts")
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
     rows = RunDir(tmp_path / "parts").metrics
@@ -136,7 +138,7 @@ def test_a_run_does_not_go_on_when_the_model_is_another(folder, text, tmp_path):
     stop_after(job, 4)
     with pytest.raises(KeyboardInterrupt):
         job.fit()
-    begin_with.cache_clear()
+    beginning._begin_with.cache_clear()
     made(folder, minigpt.load(folder)[0].config.position, seed=1)
     with pytest.raises(UserError, match=r"or the model .* has changed since"):
         prepare_run(config, tmp_path / "run")
@@ -173,7 +175,8 @@ def test_on_the_command_line_it_has_a_preset_of_its_own(folder, text, tmp_path, 
     written = tomllib.loads((out / "run.toml").read_text())
     assert written["optim"]["lr"] == 1e-4
     assert (written["model"]["block_size"], written["model"]["n_embd"]) == (8, 32)
-    assert written["data"]["tokenizer"] == str(folder)
+    assert Path(written["data"]["tokenizer"]).name == minigpt.load(folder)[1].fingerprint()
+    assert written["train"]["init_from"] == str(folder)
     again = ["train", "--config", str(out / "run.toml"), "--out", str(tmp_path / "again")]
     assert run(time.monotonic(), again) == 0
     assert outcome(tmp_path / "again")[1] == outcome(out)[1]
@@ -202,3 +205,63 @@ def test_a_model_that_is_not_there_is_named(text, capsys):
     words = ["train", "--from", "nowhere", "--data", str(text)]
     assert run(time.monotonic(), words) == 2
     assert "there is no model at nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("with_tokenizer", [True, False])
+def test_a_file_of_weights_will_do_where_its_tokenizer_lies_beside_it(
+    text, tmp_path, with_tokenizer
+):
+    place = made(tmp_path / "model", "learned")
+    path = tmp_path / "weights" / "model.pth"
+    path.parent.mkdir()
+    assert run(time.monotonic(), ["export", str(place), "--to", "pth", "--out", str(path)]) == 0
+    tokenizer = minigpt.load(place)[1]
+    if with_tokenizer:
+        tokenizer.save(path.parent)
+        config = as_begun(settings(path, text))
+        assert open_text(config, lambda line: None).tokenizer.pieces == tokenizer.pieces
+    else:
+        for beside in path.parent.glob("tokenizer*"):
+            beside.unlink()
+        with pytest.raises(UserError, match="comes without a tokenizer"):
+            as_begun(settings(path, text))
+
+
+def test_a_run_is_not_written_where_the_model_lies(folder, text):
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match="is the model that the run begins with"):
+        minigpt.train(settings(folder, text), folder, again=True)
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_the_context_alone_may_be_asked_for_from_python_too(folder, text):
+    config = as_begun(settings(folder, text, model=ModelConfig(block_size=8, dropout=0.5)))
+    own = minigpt.load(folder)[0].config
+    assert config.model == dataclasses.replace(own, block_size=8, dropout=0.5)
+
+
+def test_a_model_that_was_written_anew_is_opened_anew(folder, text):
+    first = begin_with(str(folder))
+    assert begin_with(str(folder)) is first
+    made(folder, minigpt.load(folder)[0].config.position, seed=1)
+    first.model()
+    with pytest.raises(UserError, match="has changed since it was opened"):
+        first.model()
+    assert begin_with(str(folder)).fingerprint != first.fingerprint
+
+
+def test_a_model_that_has_moved_is_known_by_what_it_is(folder, text, tmp_path):
+    config = settings(folder, text)
+    job = prepare_run(config, tmp_path / "run")
+    stop_after(job, 4)
+    with pytest.raises(KeyboardInterrupt):
+        job.fit()
+    moved = folder.rename(tmp_path / "elsewhere")
+    assert minigpt.train(settings(moved, text), tmp_path / "run")
+
+
+def test_it_is_not_for_tuning(folder, text):
+    config = settings(folder, text)
+    train = dataclasses.replace(config.train, base=str(folder))
+    with pytest.raises(UserError, match="belongs to minigpt train"):
+        as_begun(dataclasses.replace(config, train=train))

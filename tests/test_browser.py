@@ -174,7 +174,10 @@ def test_regenerate_edit_and_copy(tab):
 
 def test_a_text_is_stopped_and_its_place_is_free(tab, paged, monkeypatch):
     engine = paged.models.get("plain").worker.engine
-    step, pause = engine.step, threading.Event()  # a browser that has little of a machine is slower than the model
+    step, pause = (
+        engine.step,
+        threading.Event(),
+    )  # a browser that has little of a machine is slower than the model
     monkeypatch.setattr(engine, "step", lambda: (pause.wait(0.01), step())[1])
     tab.select_option("#model", "plain")
     setting(tab, "max_tokens", 4000)

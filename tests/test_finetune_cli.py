@@ -80,7 +80,7 @@ def test_its_settings_repeat_it(tuned):
         (("--data", "{0}/half.jsonl", "--strict"), "half.jsonl, line 5: no answer"),
         (("--data", "{0}/chats.jsonl", "--lora.rank", "-1"), "lora.rank is -1; wanted at least 0"),
         (("--data", "{0}/chats.jsonl", "--lora.targets", "head"), "wanted one of all, attention, mlp"),
-        (("--data", "{0}/chats.jsonl", "--out", "{0}/base"), "is the model that is to be tuned"),
+        (("--data", "{0}/chats.jsonl", "--out", "{0}/base"), "is the model that the run begins with"),
         (("--data", "{0}/chats.jsonl", "--data.val-documents", "40"), "would hold out all of the 40"),
     ],
 )  # fmt: skip

@@ -172,10 +172,10 @@ def test_another_adapter_is_not_gone_on_with_and_a_base_may_move(tmp_path):
 def test_the_base_is_never_the_place_of_the_run(tmp_path):
     base, chats = write_base(tmp_path / "base"), write_chats(tmp_path / "chats.jsonl")
     for again in (False, True):
-        with pytest.raises(UserError, match="is the model that is to be tuned"):
+        with pytest.raises(UserError, match="is the model that the run begins with"):
             finetune(tuning(base, chats), base, again=again)
     file = base / "model.safetensors"
-    with pytest.raises(UserError, match="is the model that is to be tuned"):
+    with pytest.raises(UserError, match="is the model that the run begins with"):
         finetune(tuning(file, chats), base, again=True)
     assert file.is_file()
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from minigpt import machine
 from minigpt.config import RunConfig
-from minigpt.errors import UserError
-from minigpt.evaluate.measure import run_of
 from minigpt.files import expanded, read_json, replace_json
 from minigpt.finetune.peft_format import SETTINGS, is_adapter
 from minigpt.finetune.replies import open_replies
@@ -35,14 +33,10 @@ def finetune(
         UserError: settings, base, conversations or run directory cannot be used.
     """
     config = _from_anywhere(config)
-    base = config.train.base
-    home = run_of(base) if Path(base).is_dir() else Path(base).parent
-    if base and home == Path(out).resolve():
-        raise UserError(f"--out {out} is the model that is to be tuned; choose another --out")
     opening = functools.partial(open_replies, strict=strict)
     run = train(config, out, again=again, override=override, started=started, open_task=opening)
     if machine.rank() == 0 and is_adapter(run):
-        _name_base(run, base)
+        _name_base(run, config.train.base)
     return run
 
 

@@ -105,13 +105,14 @@ def chat_logprobs(tokenizer: Tokenizer, scored: Sequence[Scored]) -> dict[str, A
     return {"content": found, "refusal": None}
 
 
-def echoed(tokenizer: Tokenizer, prompt: Sequence[Picked]) -> list[Scored]:
-    """Return the tokens of a prompt with their places in its text."""
+def echoed(tokenizer: Tokenizer, prompt: Sequence[Picked], text: str) -> list[Scored]:
+    """Return the tokens of a prompt with their places in its text; what stands before that begins where it does."""
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    found, place = [], 0
-    for picked in prompt:
-        found.append(Scored(picked, place))
-        place += len(characters.decode(tokenizer.pieces[picked.token]))
+    sizes = [len(characters.decode(tokenizer.pieces[picked.token])) for picked in prompt]
+    place, found = len(text) - sum(sizes), []
+    for picked, size in zip(prompt, sizes, strict=True):
+        found.append(Scored(picked, max(0, place)))
+        place += size
     return found
 
 

@@ -210,8 +210,10 @@ class _Completions(_Answer):
         model, known = self.asked.served.model, self.tokenizer.vocab_size
         # One at a time: where the client goes away, the next is not begun.
         for number, ask in enumerate(self.asked.asks[::each]):
-            thought = await asyncio.to_thread(score, model, ask.ids, known, top)
-            prompt = echoed(self.tokenizer, [Picked(ask.ids[0]), *thought])
+            async with self.asked.served.scoring:
+                thought = await asyncio.to_thread(score, model, ask.ids, known, top)
+            tokens, text = [Picked(ask.ids[0]), *thought], self.asked.prompts[number]
+            prompt = echoed(self.tokenizer, tokens, text)
             for choice in self.choices[number * each : (number + 1) * each]:
                 choice.prompt = prompt
 

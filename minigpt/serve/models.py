@@ -1,5 +1,6 @@
 """Models by name in, what answers for each of them out: engine, tokenizer, chat template."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ class Served:
         worker: writes its texts.
         path: where it was loaded from, if from anywhere.
         created: when, in seconds since 1970.
+        scoring: held by the request whose prompts are scored.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Served:
     worker: Worker
     path: Path | None = None
     created: int = field(default_factory=lambda: int(time.time()))
+    scoring: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def context(self) -> int:
