@@ -13,6 +13,7 @@ from minigpt.evaluate.measure import run_of
 from minigpt.files import cache_folder, expanded
 from minigpt.finetune.peft_format import is_adapter
 from minigpt.interop.causal import CausalLM, unsupported
+from minigpt.interop.export import chat_template
 from minigpt.interop.loading import load_both, located
 from minigpt.model.transformer import GPT
 from minigpt.model.undrawn import Undrawn
@@ -30,6 +31,7 @@ class Beginning:
         shape: of the model.
         tokenizer: of the model.
         fingerprint: the SHA-256 of its weights.
+        chats: whether a chat template lies with it.
     """
 
     def __init__(self, named: str, done: str) -> None:
@@ -49,6 +51,7 @@ class Beginning:
         model, self.tokenizer = load_both(place)
         if isinstance(model, CausalLM):
             raise unsupported(model.inner.config.model_type, done)
+        self.chats = chat_template(place) is not None
         self.shape, self.fingerprint = model.config, _fingerprint_of(model)
         self._opened: GPT | None = model
 
@@ -94,7 +97,7 @@ class Beginning:
         if others := [f"{name} {found[name]}" for name in found if wanted[name] != found[name]]:
             raise UserError(
                 f"{self.name} has {', '.join(others)}, and [model] asks for something else; leave all of [model] out "
-                f"but for {' and '.join(FREE)}"
+                f"but for {' and '.join(FREE)}, and --preset with it"
             )
         if shape.position == "learned" and shape.block_size > self.shape.block_size:
             raise UserError(
