@@ -156,7 +156,8 @@ def _run(
         "epochs": train.epochs or None,
         "tokens": total,
         "tokens_per_parameter": None if total is None else total / parameters,
-        "first_loss_nats_per_token": math.log(shape.vocab_size),
+        # Of weights that are drawn; what others know cannot be foretold.
+        "first_loss_nats_per_token": None if train.began_as else math.log(shape.vocab_size),
     }
 
 

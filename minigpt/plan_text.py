@@ -105,8 +105,9 @@ def _length_lines(facts: dict[str, Any]) -> Iterator[str]:
         yield _row("tokens", facts["tokens"])
         best = f"{BEST_TOKENS_PER_PARAMETER}: Hoffmann et al. (2022)"
         yield _row("tokens per parameter", f"{facts['tokens_per_parameter']:,.1f}", best)
-    rows = f"ln {facts['vocabulary_rows']:,}, knowing nothing"
-    yield _row("first loss", f"{facts['first_loss_nats_per_token']:.2f}", rows)
+    if facts["first_loss_nats_per_token"] is not None:
+        rows = f"ln {facts['vocabulary_rows']:,}, knowing nothing"
+        yield _row("first loss", f"{facts['first_loss_nats_per_token']:.2f}", rows)
     if facts["minutes"]:
         yield "  A run of so many minutes times a few steps when it begins."
     elif facts["steps"] is None:

@@ -268,9 +268,11 @@ class NextToken:
         """Return how many tokens there are, and of which kind."""
         held_out, trained = self.facts["val"], self.facts["train"]
         amount = f"{trained['tokens']:,}" if trained["tokens"] else "a stream of"
-        whose = (
-            [f"the weights of {self._beginning.name}, trained further"] if self._beginning else []
-        )
+        whose = []
+        if self._beginning is not None:
+            lost = "; its chat template is left behind, for this run goes on from a text"
+            name = self._beginning.name
+            whose.append(f"the weights of {name}, trained further{lost * self._beginning.chats}")
         return [
             *whose,
             f"{self.facts['source']}: {amount} tokens to train on, {held_out['tokens']:,} held out; "

@@ -144,9 +144,11 @@ def test_a_run_does_not_go_on_when_the_model_is_another(folder, text, tmp_path):
         prepare_run(config, tmp_path / "run")
 
 
-def test_an_adapter_is_merged_first(tuned, text):
+def test_an_adapter_is_merged_first_and_a_template_that_is_left_behind_is_said(tuned, text):
     adapter = tuned["adapter"]
     config = as_begun(settings(adapter, text))
+    said = open_text(config, lambda line: None).introduction(None, None)[0]
+    assert "its chat template is left behind" in said
     model = open_text(config, lambda line: None).model(config, sharded=False)
     ids = torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(model.eval()(ids), minigpt.load(adapter)[0](ids))
@@ -198,6 +200,7 @@ def test_plan_reckons_with_its_shape(folder, text, capsys):
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     shape = minigpt.load(folder)[0].config
     assert facts["parameters"] == parameter_count(shape)
+    assert facts["first_loss_nats_per_token"] is None
     assert (facts["context_tokens"], facts["vocabulary_rows"]) == (16, shape.vocab_size)
 
 
