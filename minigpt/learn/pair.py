@@ -47,12 +47,8 @@ def look_together(exercise: Exercise, number: int, version: Version, seconds: fl
         "exercise": exercise.name, "number": number, "source": version.source, "file": version.file,
         "size": size, "seconds": seconds,
     }  # fmt: skip
-    team = _ready(size)
-    used = team.used
-    found = team.do(job, seconds + 2 * PATIENCE)
-    if (
-        found == GONE and used
-    ):  # an earlier piece of code may have harmed it, and too late to be seen
+    found = _ready(size).do(job, seconds + 2 * PATIENCE)
+    if found == GONE:  # an earlier piece of code may have harmed it, and too late to be seen; or the meeting failed
         found = _ready(size).do(job, seconds + 2 * PATIENCE)
     if isinstance(found, Failure):
         return found
@@ -68,17 +64,12 @@ def look_together(exercise: Exercise, number: int, version: Version, seconds: fl
 
 
 class Team:
-    """Processes that wait for code.
-
-    Attributes:
-        used: whether they were given any.
-    """
+    """Processes that wait for code."""
 
     def __init__(self, size: int) -> None:
         self._stack = contextlib.ExitStack()
         atexit.register(self.end)
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-        self.used = False
         self._processes, self._answers = [], []
         for rank in range(size):
             process = subprocess.Popen(
@@ -107,7 +98,6 @@ class Team:
 
     def do(self, job: dict[str, Any], seconds: float) -> list[tuple[float, Outcome]] | Failure:
         """Return when each process was done and what came out, or why all are ended: one is gone, or silent."""
-        self.used = True
         job = job | {"meeting": str(self._folder / f"meeting-{time.monotonic_ns()}")}
         until = time.monotonic() + seconds
         try:
