@@ -48,7 +48,9 @@ def look_together(exercise: Exercise, number: int, version: Version, seconds: fl
         "size": size, "seconds": seconds,
     }  # fmt: skip
     found = _ready(size).do(job, seconds + 2 * PATIENCE)
-    if found == GONE:  # an earlier piece of code may have harmed it, and too late to be seen; or the meeting failed
+    if (
+        found == GONE
+    ):  # an earlier piece of code may have harmed it, and too late to be seen; or the meeting failed
         found = _ready(size).do(job, seconds + 2 * PATIENCE)
     if isinstance(found, Failure):
         return found
