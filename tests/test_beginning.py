@@ -63,6 +63,14 @@ def settings(folder, text, **fields) -> RunConfig:
     return RunConfig(train=train, data=DataConfig(source=str(text)), **fields)
 
 
+def stopped(config, out):
+    """Begin a run and have it stop after four steps."""
+    job = prepare_run(config, out)
+    stop_after(job, 4)
+    with pytest.raises(KeyboardInterrupt):
+        job.fit()
+
+
 def test_a_run_begins_with_its_weights_shape_and_tokenizer(folder, text):
     config = as_begun(settings(folder, text))
     task = open_text(config, lambda line: None)
@@ -121,10 +129,7 @@ def test_what_has_no_tokenizer_is_refused(tmp_path):
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(folder, text, tmp_path):
     config = settings(folder, text)
     minigpt.train(config, tmp_path / "whole")
-    job = prepare_run(config, tmp_path / "parts")
-    stop_after(job, 4)
-    with pytest.raises(KeyboardInterrupt):
-        job.fit()
+    stopped(config, tmp_path / "parts")
     beginning._begin_with.cache_clear()
     minigpt.train(config, tmp_path / "parts")
     assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
@@ -134,10 +139,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(folder, text, tmp_path)
 
 def test_a_run_does_not_go_on_when_the_model_is_another(folder, text, tmp_path):
     config = settings(folder, text)
-    job = prepare_run(config, tmp_path / "run")
-    stop_after(job, 4)
-    with pytest.raises(KeyboardInterrupt):
-        job.fit()
+    stopped(config, tmp_path / "run")
     beginning._begin_with.cache_clear()
     made(folder, minigpt.load(folder)[0].config.position, seed=1)
     with pytest.raises(UserError, match=r"or the model .* has changed since"):
@@ -204,6 +206,12 @@ def test_plan_reckons_with_its_shape(folder, text, capsys):
     assert (facts["context_tokens"], facts["vocabulary_rows"]) == (16, shape.vocab_size)
 
 
+@pytest.mark.parametrize("verb", ["train", "plan"])
+def test_an_empty_name_is_no_run_from_nothing(verb, text, capsys):
+    assert run(time.monotonic(), [verb, "--from", " ", "--data", str(text)]) == 2
+    assert "--from is empty" in capsys.readouterr().err
+
+
 def test_a_model_that_is_not_there_is_named(text, capsys):
     words = ["train", "--from", "nowhere", "--data", str(text)]
     assert run(time.monotonic(), words) == 2
@@ -255,10 +263,7 @@ def test_a_model_that_was_written_anew_is_opened_anew(folder, text):
 
 def test_a_model_that_has_moved_is_known_by_what_it_is(folder, text, tmp_path):
     config = settings(folder, text)
-    job = prepare_run(config, tmp_path / "run")
-    stop_after(job, 4)
-    with pytest.raises(KeyboardInterrupt):
-        job.fit()
+    stopped(config, tmp_path / "run")
     moved = folder.rename(tmp_path / "elsewhere")
     assert minigpt.train(settings(moved, text), tmp_path / "run")
 

@@ -180,6 +180,9 @@ def settings_of(
             section, _, key = name.partition(".")
             sections.setdefault(section, {})[key] = value
     layers.append(("the command line", sections))
+    begin = short.get("train.init_from")
+    if begin is not None and not begin.strip():
+        raise UserError("--from is empty; name the model to begin with, or leave it out")
     found = config.build(layers)
     if not found.train.init_from:
         return found
